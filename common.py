@@ -1,8 +1,8 @@
 """The tiny utilities that the scripts share.
 
-Nothing here is about GANs: whoever reads a script to learn can skip this file. It holds the command line that all
-scripts have, the run folder, MNIST as one tensor, shuffled minibatches, checkpoints, saved generators and the files
-that a run ends with.
+Nothing here is about GANs: whoever reads a script to learn can skip this file. It holds
+the command line that all scripts have, the run folder, MNIST as one tensor, shuffled
+minibatches, checkpoints, saved generators, and the files that a run ends with.
 """
 
 import argparse
@@ -26,19 +26,6 @@ from tqdm import tqdm
 
 DATA = Path(__file__).resolve().parent / "data"
 
-# What reading a damaged file can end in, besides OSError.
-DAMAGED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-)
-
 
 def fail(message, status=1):
     """End the program with one line on stderr and this exit status."""
@@ -49,36 +36,35 @@ def fail(message, status=1):
 # --- The command line -----------------------------------------------------------------
 
 
-def number(kind, low, high=math.inf, above=False):
-    """An argparse type: an `int` or a `float` from low (or `above` low) to high; anything else is refused."""
-
-    def parse(text):
-        wanted = f"{'a whole number' if kind is int else 'a number'} {'above' if above else 'of at least'} {low}"
-        wanted += f" and at most {high}" if high < math.inf else ""
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if (
-            not (low < value or low == value and not above)
-            or not value <= high
-            or value == math.inf
-        ):
-            raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
-        return value
-
-    return parse
+def _number(text, kind, fits, wanted):
+    with contextlib.suppress(ValueError):
+        if fits(value := kind(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
 
 
-positive_int = number(int, 1)
-positive_float = number(float, 0, above=True)
-fraction = number(float, 0, 1)
+def natural(text):
+    """An argparse type, like the three below: 0, 1, 2, ..., as far as seeds go."""
+    return _number(text, int, lambda x: 0 <= x < 2**63, "a whole number, 0 or more")
 
 
-class _Help(
-    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
-):
-    """Show every default but the absent ones (None and False)."""
+def positive_int(text):
+    return _number(text, int, lambda x: x > 0, "a whole number, 1 or more")
+
+
+def positive_float(text):
+    return _number(text, float, lambda x: 0 < x < math.inf, "a number above 0")
+
+
+def fraction(text):
+    return _number(text, float, lambda x: 0 <= x < 1, "at least 0 and below 1")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawTextHelpFormatter):
+    """--help shows each default, but for options that are just absent."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=32)
 
     def _get_help_string(self, action):
         absent = action.default is None or action.default is False
@@ -86,67 +72,34 @@ class _Help(
 
 
 def make_parser(script, description, epochs, batch_size):
-    """The options that every script has. Returns an ArgumentParser to which a script adds its own."""
+    """An ArgumentParser with the options that every script has; a script adds its own."""
+    name = f"{script}.py"
     parser = argparse.ArgumentParser(
-        prog=f"{script}.py", description=description, formatter_class=_Help
+        name, f"{name} [options]", description, formatter_class=_Help
     )
-    parser.add_argument(
-        "--epochs", type=positive_int, default=epochs, help="passes over the data"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=positive_int,
-        default=batch_size,
-        help="examples in a minibatch",
-    )
-    parser.add_argument(
-        "--seed",
-        type=number(int, 0, 2**63 - 1),
-        default=0,
-        help="of all random numbers",
-    )
-    parser.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda", "mps"],
-        default="auto",
-        help="where to compute",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        help=f"new or empty folder to write to, not runs/{script}/<n>",
-    )
-    parser.add_argument(
-        "--max-steps",
-        type=positive_int,
-        metavar="N",
-        help="stop after N steps: the quick try",
-    )
-    parser.add_argument(
-        "--resume",
-        metavar="CHECKPOINT",
-        help="go on from a run's checkpoint.pt, in its folder",
-    )
-    parser.add_argument(
-        "--generate",
-        metavar="GENERATOR",
-        help="no training: sample from a run's generator.pt2",
-    )
-    parser.add_argument(
-        "--document", action="store_true", help="the document's recipe to the letter"
-    )
+    add = parser.add_argument
+    add("--epochs", type=positive_int, default=epochs, help="passes over the data")
+    add("--batch-size", type=positive_int, default=batch_size, help="minibatch size")
+    add("--seed", type=natural, default=0, help="of all random numbers")
+    devices = ["auto", "cpu", "cuda", "mps"]
+    add("--device", choices=devices, default="auto", help="where to compute")
+    add("--out", metavar="DIR", help=f"write here, not to runs/{script}/<n>")
+    add("--max-steps", type=positive_int, metavar="N", help="the quick try: N steps")
+    add("--resume", metavar="CHECKPOINT", help="go on from a run's checkpoint.pt")
+    add("--generate", metavar="GENERATOR", help="only sample from a generator.pt2")
+    add("--document", action="store_true", help="undo every departure listed above")
     return parser
 
 
-# What belongs to one call of a script and not to the run: a checkpoint does not bind it.
-_NOT_OF_THE_RUN = {"device", "out", "max_steps", "resume", "generate", "verbose", "n"}
+# What belongs to one call and not to the run: a checkpoint does not bind it.
+_ONE_CALL = {"device", "out", "max_steps", "resume", "generate", "verbose", "n"}
 
 
 def parse_arguments(parser, argv, document):
-    """Parse the command line, twice where --document or --resume changes the defaults.
+    """Parse the command line; --document and --resume change the defaults.
 
-    document: {option: value}, the defaults under --document. What is given on the command line wins over it.
-    Returns (arguments, checkpoint or None). Exits with status 2 and one line if anything does not fit.
+    document: {option: value}, the defaults under --document. Options that are given win.
+    Returns (arguments, checkpoint or None); exits with status 2 if anything is wrong.
     """
     args = parser.parse_args(argv)
     if args.document:
@@ -154,34 +107,30 @@ def parse_arguments(parser, argv, document):
     checkpoint = None
     if args.resume:
         if args.generate or args.out:
-            parser.error(
-                "--resume goes on in its checkpoint's folder: leave out --generate and --out"
-            )
+            parser.error("--resume writes to its checkpoint's folder and trains on")
         checkpoint = load_checkpoint(args.resume, Path(parser.prog).stem)
         parser.set_defaults(**checkpoint["arguments"])
     args = parser.parse_args(argv)
+
     if checkpoint:
         for name, value in checkpoint["arguments"].items():
-            if name != "epochs" and getattr(args, name) != value:
-                option = "--" + name.replace("_", "-")
-                parser.error(
-                    f"{args.resume} was trained with {option} {value}: leave {option} out, or start anew"
-                )
+            if name != "epochs" and getattr(args, name, None) != value:
+                option = f"--{name.replace('_', '-')}"
+                parser.error(f"{args.resume} has {option} {value}: leave {option} out")
         if args.epochs < checkpoint["epoch"]:
             parser.error(
-                f"--epochs {args.epochs}: {args.resume} has had {checkpoint['epoch']} epochs already"
+                f"{args.resume} has had {checkpoint['epoch']} --epochs already"
             )
-    available = {
+
+    there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-        "cpu": True,
     }
+    there["cpu"] = True
     if args.device == "auto":
-        args.device = next(name for name in available if available[name])
-    elif not available[args.device]:
-        parser.error(
-            f"--device {args.device}: PyTorch finds no such device here; try --device cpu"
-        )
+        args.device = next(name for name in there if there[name])
+    elif not there[args.device]:
+        parser.error(f"--device {args.device}: PyTorch finds none; try --device cpu")
     return args, checkpoint
 
 
@@ -189,85 +138,87 @@ def parse_arguments(parser, argv, document):
 
 
 def run_folder(script, args):
-    """The folder that this call writes to, with samples/ in it: a fresh runs/<script>/<n>, or --out, or --resume's.
+    """Make the folder that this call writes to, with samples/ in it, and return it.
 
-    Exits with one line if --out holds anything or if the folder cannot be written.
+    A fresh runs/<script>/<n>, or --out, which must be new or empty, or --resume's.
     """
     try:
         if args.resume:
             folder = Path(args.resume).parent
         elif args.out:
             folder = Path(args.out)
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                fail(
-                    f"--out {folder}: exists and is not empty; name a new folder (or --resume its checkpoint.pt)",
-                    2,
-                )
+            if folder.exists() and any(folder.iterdir()):
+                fail(f"--out {folder} is not empty: name a new folder", 2)
         else:
             runs = Path("runs", script)
             runs.mkdir(parents=True, exist_ok=True)
-            n = 1 + max(
-                (int(path.name) for path in runs.iterdir() if path.name.isdigit()),
-                default=0,
-            )
-            while True:  # another run may take the same number at the same moment
-                with contextlib.suppress(FileExistsError):
-                    folder = runs / str(n)
-                    folder.mkdir()
-                    break
-                n += 1
+            taken = [int(path.name) for path in runs.iterdir() if path.name.isdigit()]
+            folder = runs / str(max(taken, default=0) + 1)
+            while not _made(folder):  # another run may take the number just now
+                folder = runs / str(int(folder.name) + 1)
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()  # can it be written?
     except OSError as error:
-        fail(
-            f"cannot write to {error.filename}: {error.strerror}; name another folder with --out",
-            2,
-        )
+        fail(f"cannot write to {error.filename}: {error.strerror}; choose --out DIR", 2)
     return folder
+
+
+def _made(folder):
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        return True
 
 
 # --- Data -----------------------------------------------------------------------------
 
 
-def load_mnist(train=True, data=DATA):
-    """MNIST's images as uint8 (n, 28, 28) and its labels as int64 (n,); n is 60,000, or 10,000 with train=False.
+def load_mnist(train=True):
+    """MNIST's images, uint8 (n, 28, 28), and labels, int64 (n,); n is 60,000 or 10,000.
 
-    torchvision checks the archives' MD5 sums, downloads what is missing or damaged, and unpacks. It does so in a
-    temporary folder: a read-only checkout works, and so do two runs that start at once. What it had to download is
-    kept. Exits with one line where an archive is damaged and there is no network.
+    torchvision checks the archives in data/MNIST/raw/ by their MD5 sums, downloads what
+    is missing or damaged, and unpacks: here into a temporary folder, so that a read-only
+    checkout works, and two runs at once. What it had to download is kept. Exits with one
+    line if it can neither read an archive nor download it.
     """
     # Imported here because it takes seconds, and not every script needs it.
     from torchvision.datasets import MNIST
 
-    raw = Path(data, "MNIST", "raw")
+    raw = DATA / "MNIST" / "raw"
     with tempfile.TemporaryDirectory() as scratch:
         unpacked = Path(scratch, "MNIST", "raw")
         unpacked.mkdir(parents=True)
         for archive in raw.glob("*.gz"):
-            shutil.copy(archive, unpacked)
+            shutil.copyfile(archive, unpacked / archive.name)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 mnist = MNIST(scratch, train=train, download=True)
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, OSError, EOFError) as error:
+            reason = str(error).splitlines()[0].rstrip(":")
             fail(
-                f"MNIST in {raw} is damaged or incomplete, and {reason}; `git checkout data` restores the archives"
+                f"MNIST in {raw} is damaged or incomplete. {reason}. Try git checkout data"
             )
         for archive in unpacked.glob("*.gz"):
             kept = raw / archive.name
             if not kept.exists() or not filecmp.cmp(archive, kept, shallow=False):
-                with contextlib.suppress(
-                    OSError
-                ):  # a folder that cannot be written: download again next time
+                with contextlib.suppress(OSError):  # if not, download again next time
                     raw.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(archive, kept.with_suffix(f".{os.getpid()}"))
-                    os.replace(kept.with_suffix(f".{os.getpid()}"), kept)
+                    shutil.copyfile(archive, f"{kept}.{os.getpid()}")
+                    os.replace(f"{kept}.{os.getpid()}", kept)
     return mnist.data, mnist.targets
 
 
+def count_steps(data, batch_size):
+    """How many minibatches make an epoch. Exits if one would be larger than the data."""
+    if batch_size > len(data):
+        fail(f"--batch-size {batch_size}: there are only {len(data)} examples", 2)
+    return math.ceil(len(data) / batch_size)
+
+
 def minibatches(data, batch_size):
-    """Yield the rows of data in a fresh random order, batch_size at a time; the last minibatch may be smaller."""
+    """Yield the rows of data in a new random order, batch_size at a time.
+
+    The last minibatch holds what is left and may be smaller.
+    """
     for rows in torch.randperm(len(data), device=data.device).split(batch_size):
         yield data[rows]
 
@@ -275,218 +226,188 @@ def minibatches(data, batch_size):
 # --- While it trains ------------------------------------------------------------------
 
 
-def progress(batches, total, description, verbose=False):
-    """A live bar around the minibatches; silent (`.disable` is True) if stdout is no terminal or with verbose."""
+def progress(batches, steps, epoch, verbose=False):
+    """A live bar around an epoch's minibatches.
+
+    There is none (`.disable` is True) with verbose or where stdout is no terminal.
+    """
     silent = verbose or not sys.stdout.isatty()
-    return tqdm(
-        batches,
-        description,
-        total,
-        file=sys.stdout,
-        unit="batch",
-        dynamic_ncols=True,
-        disable=silent,
-    )
+    title = f"Epoch {epoch:02d}"
+    return tqdm(batches, title, steps, file=sys.stdout, disable=silent, ncols=100)
 
 
 def add_graph(writer, net, inputs):
-    """TensorBoard's graph of a net, without the warnings about how it is traced."""
+    """TensorBoard's graph of a net, without PyTorch's warnings on how it is traced."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         writer.add_graph(net, inputs)
-
-
-def how_to_go_on(run):
-    """One clause that says where the last checkpoint lies."""
-    path = run / "checkpoint.pt"
-    return (
-        f"go on with --resume {path}"
-        if path.exists()
-        else "no epoch was finished, so there is no checkpoint yet"
-    )
 
 
 def check_finite(run, **losses):
     """Stop the run if a loss has become NaN or infinite. The last checkpoint stays."""
     for name, value in losses.items():
         if not math.isfinite(value):
-            fail(
-                f"{name} is {value}: the training has diverged, try a smaller --lr; {how_to_go_on(run)}"
-            )
+            fail(f"{name} is {value}: try a smaller --lr; {_how_to_go_on(run)}")
 
 
 @contextlib.contextmanager
 def one_line_errors(run):
-    """Turn Ctrl-C, a full disk and BCELoss's complaint about NaN into one line that says how to go on."""
+    """Make one line of Ctrl-C, a full disk, and BCELoss's complaint about NaN."""
     try:
         yield
     except KeyboardInterrupt:
-        print()
-        fail(f"interrupted; {how_to_go_on(run)}", status=130)
+        fail(f"interrupted; {_how_to_go_on(run)}", status=130)
     except OSError as error:
-        fail(
-            f"cannot write to {error.filename or run}: {error.strerror}; {how_to_go_on(run)}"
-        )
+        fail(f"cannot write to {run}: {error}; {_how_to_go_on(run)}")
     except RuntimeError as error:
         if "between 0 and 1" not in str(error):
             raise
-        fail(
-            f"D's output is NaN: the training has diverged, try a smaller --lr; {how_to_go_on(run)}"
-        )
+        fail(f"D's output is NaN: try a smaller --lr; {_how_to_go_on(run)}")
+
+
+def _how_to_go_on(run):
+    path = run / "checkpoint.pt"
+    return f"go on with --resume {path}" if path.exists() else "no checkpoint as yet"
 
 
 # --- Checkpoints and generators -------------------------------------------------------
 
+# What reading a missing or damaged file ends in.
+_DAMAGED = (OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, LookupError)
+_DAMAGED += (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
+
+
+def _refuse(path, error, wanted):
+    if isinstance(error, OSError) and error.filename:
+        fail(f"cannot read {path}: {error.strerror}", 2)
+    fail(f"{path} is no {wanted}, or it is damaged", 2)
+
 
 def save_checkpoint(run, script, args, parts, **numbers):
-    """Write all that resuming needs to checkpoint.pt, at once or not at all.
+    """Write checkpoint.pt, all that resuming needs: the whole file or nothing.
 
-    parts: {name: module or optimizer}. numbers: what else the script wants back (epoch, history, seconds).
+    parts: {name: module or optimizer}; numbers: epoch=, history=, seconds=.
     """
+    own = {name: x for name, x in vars(args).items() if name not in _ONE_CALL}
+    states = {name: part.state_dict() for name, part in parts.items()}
     rng = {"cpu": torch.get_rng_state()}
     if args.device != "cpu":
         rng[args.device] = torch.get_device_module(args.device).get_rng_state()
-    checkpoint = {
-        "script": script,
-        "arguments": {
-            name: value
-            for name, value in vars(args).items()
-            if name not in _NOT_OF_THE_RUN
-        },
-        "parts": {name: part.state_dict() for name, part in parts.items()},
-        "rng": rng,
-        **numbers,
-    }
     path = run / "checkpoint.pt"
+    new = path.with_suffix(".new")
     try:
-        torch.save(checkpoint, path.with_suffix(".tmp"))
+        checkpoint = {"script": script, "arguments": own, "parts": states, "rng": rng}
+        torch.save(checkpoint | numbers, new)
     except RuntimeError as error:  # what torch.save makes of a full disk
-        path.with_suffix(".tmp").unlink(missing_ok=True)
-        raise OSError(0, str(error).splitlines()[0], str(path)) from error
-    os.replace(path.with_suffix(".tmp"), path)
+        new.unlink(missing_ok=True)
+        raise OSError(str(error).splitlines()[0]) from error
+    os.replace(new, path)
 
 
 def load_checkpoint(path, script):
-    """Read a checkpoint of this script as a dict of plain values and CPU tensors; never runs code from the file."""
+    """Read this script's checkpoint as plain values and CPU tensors. Runs no code in it."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if checkpoint["script"] != script:
-            fail(
-                f"{path} is a checkpoint of {checkpoint['script']}.py, not of {script}.py",
-                2,
-            )
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}", 2)
-    except DAMAGED:
-        fail(f"{path} is no checkpoint of {script}.py, or it is damaged", 2)
+            fail(f"{path} is a checkpoint of {checkpoint['script']}.py", 2)
+    except _DAMAGED as error:
+        _refuse(path, error, f"checkpoint of {script}.py")
     return checkpoint
 
 
 def restore(checkpoint, parts, device):
-    """Load modules, optimizers and the state of the random numbers from a checkpoint."""
+    """Put a checkpoint's states back into modules, optimizers and random numbers."""
     for name, part in parts.items():
         part.load_state_dict(checkpoint["parts"][name])
     torch.set_rng_state(checkpoint["rng"]["cpu"])
-    if device in checkpoint["rng"] and device != "cpu":
+    if device != "cpu" and device in checkpoint["rng"]:
         torch.get_device_module(device).set_rng_state(checkpoint["rng"][device])
 
 
 def save_generator(generator, inputs, run, script):
-    """Export a generator to a file that runs without its code, for any number of rows of its inputs.
+    """Export a generator to generator.pt2, which runs without the model's code.
 
-    inputs: a tuple of example tensors, at least 2 rows each. Exported from a copy on the CPU, in eval mode.
+    inputs: a tuple of example tensors of 2 or more rows; the file takes any number of
+    rows. The generator is left on the CPU and in eval mode.
     """
-    state = generator.state_dict()
-    device = next(iter(state.values())).device
     generator.cpu().eval()
-    n = torch.export.Dim("n")
     inputs = tuple(x.cpu() for x in inputs)
-    shapes = tuple({0: n} for _ in inputs)
-    program = torch.export.export(generator, inputs, dynamic_shapes=shapes)
+    rows = {0: torch.export.Dim("n")}
+    program = torch.export.export(
+        generator, inputs, dynamic_shapes=tuple(rows for _ in inputs)
+    )
     torch.export.save(program, run / "generator.pt2", extra_files={"script": script})
-    generator.to(device)
 
 
 def load_generator(path, script):
-    """Load a generator that `save_generator` wrote for this script, as a module on the CPU; runs no code of the file's.
+    """Load this script's generator.pt2 as a module on the CPU. Runs no code in it.
 
-    Exits with one line if the file is missing, damaged, or another script's.
+    Returns (module, the inputs that it was saved with, whose shapes are those it takes).
     """
+    # torch.export.load would unpickle anything, and load compiled code, were it there.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            if any("custom_obj" in x or "aotinductor" in x for x in names):
+                raise ValueError("holds more than tensors and a graph")
             if archive.testzip():
                 raise ValueError("wrong checksum")
-            names = {name.split("/", 1)[1]: name for name in archive.namelist()}
             made_by = archive.read(names["extra/script"]).decode()
-            for name in (
-                names.values()
-            ):  # a pickle that holds more than tensors could run anything
-                if name.endswith(".pt"):
-                    torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-                if name.endswith(
-                    "_config.json"
-                ) and b'"use_pickle": true' in archive.read(name):
-                    raise ValueError("pickled weights")
         if made_by != script:
-            fail(f"{path} is a generator of {made_by}.py, not of {script}.py", 2)
-        return torch.export.load(path).module()
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}", 2)
-    except DAMAGED:
-        fail(
-            f"{path} is no generator of {script}.py (a run's generator.pt2), or it is damaged",
-            2,
-        )
+            fail(f"{path} is a generator of {made_by}.py", 2)
+        program = torch.export.load(path)
+        return program.module(), program.example_inputs[0]
+    except _DAMAGED as error:
+        _refuse(path, error, f"generator.pt2 of {script}.py")
 
 
 # --- What a run ends with -------------------------------------------------------------
 
 
 def frechet_distance(x, y):
-    """The Frechet distance (squared 2-Wasserstein) between two Gaussians with the means and covariances of x and y.
+    """How far two sets of points are apart, each seen as a Gaussian: 0 if both agree.
 
-    x, y: (n, d) and (m, d). Returns |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)), a float.
+    x, y: (n, d), (m, d). Returns |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)),
+    the squared 2-Wasserstein distance; see Heusel et al., 2017, on its use for GANs.
     """
     x, y = x.double().cpu(), y.double().cpu()
     cov_x, cov_y = torch.cov(x.T), torch.cov(y.T)
     values, vectors = torch.linalg.eigh(cov_x)
     root_x = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root_x @ cov_y @ root_x).clamp(min=0).sqrt().sum()
-    return (
-        (x.mean(0) - y.mean(0)).square().sum()
-        + cov_x.trace()
-        + cov_y.trace()
-        - 2 * cross
-    ).item()
+    means = (x.mean(0) - y.mean(0)).square().sum()
+    return (means + cov_x.trace() + cov_y.trace() - 2 * cross).item()
 
 
 def plot_losses(history, path):
-    """Draw each list of history (one value an epoch) as a curve."""
-    from matplotlib.figure import Figure  # not pyplot: no window, no state to close
+    """Draw each list in history, one value an epoch, as a curve."""
+    from matplotlib.figure import Figure  # not pyplot: needs no window
 
     axes = Figure(figsize=(7, 4), layout="constrained").subplots()
     for name, values in history.items():
-        axes.plot(range(1, len(values) + 1), values, label=name)
+        axes.plot(range(1, len(values) + 1), values, ".-", label=name)
     axes.set(xlabel="epoch", ylabel="mean loss")
     axes.legend()
     axes.figure.savefig(path, dpi=120)
 
 
-def save_film(folder, path, milliseconds=150):
-    """Join the PNGs of a folder, in the order of their names, into a GIF that pauses on the last."""
+def save_film(folder, path):
+    """Make one GIF of a folder's PNGs, in the order of their names."""
     from PIL import Image
 
     frames = [Image.open(picture) for picture in sorted(folder.glob("*.png"))]
-    times = [milliseconds] * (len(frames) - 1) + [2000]
+    pauses = [150] * (len(frames) - 1) + [2000]  # milliseconds
     frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=times, loop=0
+        path, append_images=frames[1:], save_all=True, duration=pauses, loop=0
     )
 
 
 def finish(run, args, history, score, seconds, examples):
-    """Write losses.png, training.gif and metrics.json, and print what was reached and where it lies.
+    """Write losses.png, training.gif and metrics.json; say what there is, and where.
 
-    history: {name: [one value an epoch]}. score: {name: value}. Returns what metrics.json holds.
+    history: {name: [one value an epoch]}; score: {name: value}; examples: how many were
+    trained on in these seconds. Returns what metrics.json holds.
     """
     metrics = {
         "arguments": vars(args),
@@ -499,8 +420,8 @@ def finish(run, args, history, score, seconds, examples):
     (run / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     plot_losses(history, run / "losses.png")
     save_film(run / "samples", run / "training.gif")
-    print(
-        f"{metrics['seconds']} s, {metrics['examples_per_second']} examples a second, on {args.device}"
-    )
-    print(f"{run}/ holds {', '.join(sorted(path.name for path in run.iterdir()))}")
+    speed = f"{metrics['examples_per_second']:,} examples a second"
+    print(f"Trained in {metrics['seconds']} s on {args.device}: {speed}")
+    names = sorted(path.name for path in run.iterdir() if "tfevents" not in path.name)
+    print(f"In {run}: {', '.join(names)}; tensorboard --logdir {run.parent}")
     return metrics

@@ -1,6 +1,40 @@
-"""A GAN that turns noise into handwritten digits.
+"""A GAN that learns to draw handwritten digits from MNIST.
 
-DOCSTRING
+Mirrors document 2, "GAN": section 2, the two networks and their training, with the
+to-dos filled in, and section 3, TensorBoard (its question 3, the graph of both networks,
+included).
+
+    python mnist_gan.py --epochs 30                    # train: minutes on two CPU cores
+    python mnist_gan.py --max-steps 300                # a quick try
+    python mnist_gan.py --resume runs/mnist_gan/1/checkpoint.pt --epochs 50
+    python mnist_gan.py --generate runs/mnist_gan/1/generator.pt2 --n 100
+    tensorboard --logdir runs
+
+Writes samples, their film, the losses, metrics, a checkpoint, and the generator to
+runs/mnist_gan/<n>/, a new folder each time.
+
+Departures from the document. FD is the Frechet distance between 10,000 samples and the
+10,000 test images, in the features of a digit classifier with 99.2% accuracy; 10,000
+training images score 2. The document's recipe ends at 555, in grey ghosts; the defaults
+end at 15 to 19 on seeds 0 to 4, with all ten digits. With one departure undone, seed 0:
+
+    departure                                                 FD without it
+    images scaled to [-1, 1], which G's tanh gives            113   --unit-range
+    beta1 0.5 in Adam, as document 3 has it, not 0.9         1234   --beta1 0.9
+    learning rate 0.001, not 0.0002                           282   --lr 0.0002
+    weight decay 0.3 in D's Adam (AdamW), not 0                59   --weight-decay 0
+    samples from a moving average of G's weights               20   --average 0
+
+--document undoes them all. Images in [0, 1] leave half of tanh's range to noise, which D
+tells apart at once. A low beta1 forgets old gradients faster: D and G are each other's
+moving target. The higher rate gets further in 30 epochs. Weight decay keeps D from
+learning the 60,000 images by heart. The average, over some 1,000 steps, is nearer to the
+centre around which the game moves G's weights.
+
+Also, with no effect on what is learned: the last minibatch gets as many fake images as it
+has real ones, 96, not 128; D takes both in one pass; G's update computes no gradients for
+D's weights; the data are one tensor on the device; losses are read every 100 steps; the
+samples are always of the same noise; epochs count from 1.
 """
 
 import math
@@ -19,9 +53,8 @@ import common
 DOCUMENT = {
     "unit_range": True,
     "beta1": 0.9,
-    "real_label": 1.0,
     "lr": 0.0002,
-    "dropout": 0.0,
+    "weight_decay": 0.0,
     "average": 0.0,
 }
 
@@ -60,15 +93,13 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Flat images (batch, input_dim) to the probability that they are real (batch, 1)."""
 
-    def __init__(self, input_dim=28 * 28, hidden_dim=256, dropout=0.0):
+    def __init__(self, input_dim=28 * 28, hidden_dim=256):
         super().__init__()
         self.model = nn.Sequential(
             nn.Linear(input_dim, hidden_dim),
             nn.LeakyReLU(0.1),
-            nn.Dropout(dropout),
             nn.Linear(hidden_dim, hidden_dim),
             nn.LeakyReLU(0.1),
-            nn.Dropout(dropout),
             nn.Linear(hidden_dim, 1),
             nn.Sigmoid(),
         )
@@ -80,21 +111,16 @@ class Discriminator(nn.Module):
 # --- One step of each (section 2) -----------------------------------------------------
 
 
-def train_discriminator(
-    real_images, D, G, loss_func, optim_D, input_dim, real_label=1.0
-):
-    """Update D on a minibatch of real images, (batch, 784), and as many fake ones.
+def train_discriminator(real_images, D, G, loss_func, optim_D, input_dim):
+    """Update D on a minibatch of real images, (batch, 784), and as many generated ones.
 
-    Returns the loss, a tensor without gradient: reading its value here would make a GPU
-    wait at every step.
+    Returns the loss as a tensor: to read its value every step would keep a GPU waiting.
     """
-    real_output = D(real_images)  # (batch, 1)
-    real_loss = loss_func(real_output, torch.full_like(real_output, real_label))
-
     noise = torch.randn(len(real_images), input_dim, device=real_images.device)
-    with torch.no_grad():  # as detach() would: G learns nothing here
-        fake_images = G(noise)  # (batch, 784)
-    fake_output = D(fake_images)
+    fake_images = G(noise).detach()  # (batch, 784); G learns nothing here
+    # One pass over both halves gives what two passes give, and is faster.
+    real_output, fake_output = D(torch.cat([real_images, fake_images])).chunk(2)
+    real_loss = loss_func(real_output, torch.ones_like(real_output))
     fake_loss = loss_func(fake_output, torch.zeros_like(fake_output))
 
     loss_D = real_loss + fake_loss
@@ -111,9 +137,7 @@ def train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device):
     loss_G = loss_func(fake_output, torch.ones_like(fake_output))
 
     optim_G.zero_grad()
-    loss_G.backward(
-        inputs=list(G.parameters())
-    )  # D is not updated: no gradients for it
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D's weights
     optim_G.step()
     return loss_G.detach()
 
@@ -125,22 +149,21 @@ def train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device):
 def score(G, input_dim, device, unit_range=False):
     """Compare 10,000 generated images with MNIST's 10,000 test images, without a network.
 
-    Returns the Frechet distance between the two sets as Gaussians in pixel space, and how
-    often each digit appears: a generated image counts as what its nearest test image is.
+    Returns the Frechet distance between both sets as Gaussians in pixel space (10,000
+    training images: 0.46; the document's recipe: 27.5; the defaults, on seeds 0 to 4: 1.4
+    to 1.5), and how often each digit appears, where a generated image counts as what its
+    nearest test image shows, with the entropy of these shares (at most log 10 = 2.303).
     """
     test_images, labels = load_images(device, unit_range=True, train=False)
     images = G(torch.randn(10_000, input_dim, device=device))  # (10000, 784)
     images = images if unit_range else (images + 1) / 2  # both in [0, 1]
-    nearest = torch.cat(
-        [torch.cdist(x, test_images).argmin(1) for x in images.split(1000)]
-    )
+    parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
+    nearest = torch.cat(parts)  # (10000,): the index of each one's nearest test image
     shares = labels[nearest.cpu()].bincount(minlength=10) / len(images)
     return {
         "frechet_pixels": common.frechet_distance(images, test_images),
         "digit_shares": shares.tolist(),
-        "digit_entropy": torch.special.entr(shares)
-        .sum()
-        .item(),  # at most log(10) = 2.303
+        "digit_entropy": torch.special.entr(shares).sum().item(),
     }
 
 
@@ -150,13 +173,12 @@ def score(G, input_dim, device, unit_range=False):
 def parse(argv):
     parser = common.make_parser("mnist_gan", __doc__, epochs=30, batch_size=128)
     add = parser.add_argument
-    add("--lr", type=common.positive_float, default=0.0006, help="Adam's learning rate")
+    add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--input-dim", type=common.positive_int, default=100, help="size of the noise")
     add("--hidden-dim", type=common.positive_int, default=256, help="hidden units")
-    add("--real-label", type=common.fraction, default=0.9, help="label of real images")
-    add("--dropout", type=common.fraction, default=0.3, help="between D's layers")
-    add("--average", type=common.fraction, default=0.999, help="decay of G's average")
+    add("--weight-decay", type=common.fraction, default=0.3, help="of D's weights")
+    add("--average", type=common.fraction, default=0.99, help="decay of G's average")
     add("--unit-range", action="store_true", help="images in [0, 1], not [-1, 1]")
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
     add("--n", type=common.positive_int, default=64, help="images for --generate")
@@ -165,9 +187,9 @@ def parse(argv):
 
 def generate(args):
     """--generate: draw args.n images from a saved generator into a new run folder."""
-    G = common.load_generator(args.generate, "mnist_gan")
+    G, (noise,) = common.load_generator(args.generate, "mnist_gan")
     run = common.run_folder("mnist_gan", args)
-    images = G(torch.randn(args.n, args.input_dim))  # (n, 1, 28, 28)
+    images = G(torch.randn(args.n, noise.shape[1]))  # (n, 1, 28, 28)
     path = run / "samples" / "generated.png"
     save_image(images, path, nrow=math.ceil(args.n**0.5), normalize=True)
     print(f"{args.n} images in {path}")
@@ -182,16 +204,18 @@ def main(argv=None):
     device = args.device
     images, _ = load_images(device, args.unit_range)  # (60000, 784)
     G = Generator(args.input_dim, args.hidden_dim).to(device)
-    D = Discriminator(28 * 28, args.hidden_dim, args.dropout).to(device)
-    average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
+    D = Discriminator(28 * 28, args.hidden_dim).to(device)
     adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
     optim_G = torch.optim.Adam(G.parameters(), **adam)
-    optim_D = torch.optim.Adam(D.parameters(), **adam)
+    # AdamW is Adam, but for a weight decay that does not pass through the moments.
+    decay = args.weight_decay
+    optim_D = torch.optim.AdamW(D.parameters(), weight_decay=decay, **adam)
+    average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
     loss_func = nn.BCELoss()
 
     # The same noise every epoch, so that the sample grids make a film.
     fixed_noise = torch.randn(64, args.input_dim, device=device)
-    steps = math.ceil(len(images) / args.batch_size)  # in an epoch
+    steps = common.count_steps(images, args.batch_size)  # in an epoch: 469
     history = {"loss_D": [], "loss_G": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"G": G, "D": D, "average_G": average_G}
@@ -214,24 +238,18 @@ def main(argv=None):
         for epoch in range(done + 1, args.epochs + 1):
             total_loss_D, total_loss_G = 0, 0
             batches = common.minibatches(images, args.batch_size)
-            bar = common.progress(batches, steps, f"Epoch {epoch:02d}", args.verbose)
+            bar = common.progress(batches, steps, epoch, args.verbose)
             for i, real_images in enumerate(bar, start=1):  # (128, 784), last (96, 784)
                 total_loss_D += train_discriminator(
-                    real_images,
-                    D,
-                    G,
-                    loss_func,
-                    optim_D,
-                    args.input_dim,
-                    args.real_label,
+                    real_images, D, G, loss_func, optim_D, args.input_dim
                 )
                 total_loss_G += train_generator(
                     D, G, loss_func, optim_G, len(real_images), args.input_dim, device
                 )
-                average_G.update_parameters(G)
-
                 step = (epoch - 1) * steps + i
                 last = i == steps or step == last_step
+                if step % 10 == 0 or last:
+                    average_G.update_parameters(G)
                 if i % 100 == 0 or last:
                     loss_D, loss_G = total_loss_D.item() / i, total_loss_G.item() / i
                     common.check_finite(run, loss_D=loss_D, loss_G=loss_G)
@@ -260,10 +278,9 @@ def main(argv=None):
                 break
         writer.close()
 
-        average_G = average_G.module
-        shaped_G = nn.Sequential(average_G, nn.Unflatten(1, (1, 28, 28)))
-        common.save_generator(shaped_G, (fixed_noise,), run, "mnist_gan")
         result = score(average_G, args.input_dim, device, args.unit_range)
+        shaped_G = nn.Sequential(average_G.module, nn.Unflatten(1, (1, 28, 28)))
+        common.save_generator(shaped_G, (fixed_noise,), run, "mnist_gan")
         shares = " ".join(f"{100 * share:.1f}" for share in result["digit_shares"])
         print(f"Frechet distance in pixel space: {result['frechet_pixels']:.2f}")
         print(f"Share of the digits 0 to 9, in percent: {shares}")

@@ -1,0 +1,566 @@
+"""Runs every script for a few steps and looks at what came out.
+
+pytest test_smoke.py
+"""
+
+import argparse
+import functools
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import datasets
+
+import common
+import mnist_gan
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Each test runs in a folder of its own, so that runs/ starts empty."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """The real thing, read once: {train: (images, labels)}."""
+    return {train: common.load_mnist(train) for train in (True, False)}
+
+
+@pytest.fixture
+def small_mnist(mnist, monkeypatch):
+    """300 images, so that an epoch has 3 steps: 128, 128 and 44 images."""
+    small = {train: (x[:300], y[:300]) for train, (x, y) in mnist.items()}
+    monkeypatch.setattr(common, "load_mnist", lambda train=True: small[train])
+
+
+def refused(capsys, words, call, *args, status=2, **options):
+    """Call what has to end with this status and one line on stderr with these words."""
+    with pytest.raises(SystemExit) as stop:
+        call(*args, **options)
+    assert stop.value.code == status
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error: " in message
+    for word in [words] if isinstance(words, str) else words:
+        assert word in message
+
+
+def same(a, b):
+    """Whether two nested dicts and lists of tensors and values are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def checkpoint_of(run):
+    return torch.load(Path(run, "checkpoint.pt"), weights_only=True)
+
+
+# --- common.py ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (common.natural, ["0", "7"], ["-1", "1.5", "x", "", str(2**63)]),
+        (common.positive_int, ["1", "70000"], ["0", "-3", "2.0", "many"]),
+        (common.positive_float, ["0.1", "1e-4"], ["0", "-1", "nan", "inf", "x"]),
+        (common.fraction, ["0", "0.999"], ["1", "-0.1", "nan", "inf", "x"]),
+    ],
+)
+def test_numbers_are_checked(kind, good, bad):
+    assert [kind(text) for text in good] == [float(text) for text in good]
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
+
+
+def test_minibatches_are_a_shuffled_partition():
+    torch.manual_seed(0)
+    data = torch.arange(300)
+    first = list(common.minibatches(data, 128))
+    second = list(common.minibatches(data, 128))
+    assert [len(batch) for batch in first] == [128, 128, 44]
+    assert torch.equal(torch.cat(first).sort().values, data)
+    assert not torch.equal(torch.cat(first), data)
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+
+
+def test_a_batch_larger_than_the_data_is_refused(capsys):
+    assert common.count_steps(torch.zeros(300), 128) == 3
+    assert common.count_steps(torch.zeros(300), 300) == 1
+    refused(capsys, ("301", "300"), common.count_steps, torch.zeros(300), 301)
+
+
+def test_mnist_is_what_it_should_be(mnist):
+    images, labels = mnist[True]
+    assert images.shape == (60_000, 28, 28) and images.dtype == torch.uint8
+    assert labels.shape == (60_000,) and labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert mnist[False][0].shape == (10_000, 28, 28)
+    assert not list(Path(common.DATA).rglob("*-ubyte"))  # nothing unpacked there
+
+
+@pytest.fixture
+def copied_data(tmp_path, monkeypatch):
+    """A copy of the archives that a test may damage, and no network."""
+    shutil.copytree(common.DATA, tmp_path / "data")
+    monkeypatch.setattr(common, "DATA", tmp_path / "data")
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    return tmp_path / "data" / "MNIST" / "raw"
+
+
+def test_a_damaged_archive_without_network(copied_data, capsys):
+    archive = copied_data / "train-images-idx3-ubyte.gz"
+    archive.write_bytes(archive.read_bytes()[:1000])
+    refused(capsys, ("damaged", "git checkout"), common.load_mnist, status=1)
+    assert archive.stat().st_size == 1000  # left as it was
+
+
+def test_a_damaged_archive_is_downloaded_again(copied_data, monkeypatch):
+    handler = functools.partial(
+        SimpleHTTPRequestHandler, directory=HERE / "data" / "MNIST" / "raw"
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        mirror = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror])
+        archive = copied_data / "t10k-labels-idx1-ubyte.gz"
+        good = archive.read_bytes()
+        archive.write_bytes(b"damaged")
+        assert len(common.load_mnist(train=False)[0]) == 10_000
+        server.shutdown()
+    assert archive.read_bytes() == good
+    assert [path.suffix for path in copied_data.iterdir()] == [".gz"] * 4
+
+
+def arguments(**given):
+    given = {"resume": None, "out": None, "device": "cpu", "epochs": 1} | given
+    return argparse.Namespace(**given)
+
+
+def test_run_folders_are_numbered_and_never_reused():
+    runs = [common.run_folder("x", arguments()) for _ in range(3)]
+    assert [str(run) for run in runs] == ["runs/x/1", "runs/x/2", "runs/x/3"]
+    Path("runs/x/10").mkdir()
+    Path("runs/x/notes").mkdir()
+    assert common.run_folder("x", arguments()).name == "11"
+    assert common.run_folder("x", arguments(out="a/b")) == Path("a/b")
+    assert common.run_folder("x", arguments(resume="a/b/checkpoint.pt")) == Path("a/b")
+
+
+def test_two_runs_that_want_the_same_number(monkeypatch):
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # both see no runs
+    runs = [common.run_folder("x", arguments()) for _ in range(2)]
+    assert [run.name for run in runs] == ["1", "2"]
+
+
+def test_out_must_be_empty_and_writable(capsys):
+    Path("full").mkdir()
+    Path("full/thesis.txt").write_text("dear")
+    refused(capsys, "not empty", common.run_folder, "x", arguments(out="full"))
+    out = "full/thesis.txt"
+    refused(capsys, "cannot write", common.run_folder, "x", arguments(out=out))
+    out = "full/thesis.txt/below"
+    refused(capsys, "cannot write", common.run_folder, "x", arguments(out=out))
+    assert [path.name for path in Path("full").iterdir()] == ["thesis.txt"]
+    assert Path("full/thesis.txt").read_text() == "dear"
+
+
+def test_a_checkpoint_brings_everything_back():
+    net = nn.Linear(3, 2)
+    optim = torch.optim.Adam(net.parameters(), lr=0.1)
+    net(torch.ones(1, 3)).sum().backward()
+    optim.step()
+    parts = {"net": net, "optim": optim}
+    common.save_checkpoint(Path(), "x", arguments(lr=0.1), parts, epoch=3, history={})
+    expected = torch.randn(5)
+    other = nn.Linear(3, 2)
+    other_optim = torch.optim.Adam(other.parameters(), lr=0.5)
+    checkpoint = common.load_checkpoint("checkpoint.pt", "x")
+    common.restore(checkpoint, {"net": other, "optim": other_optim}, "cpu")
+    assert same(other.state_dict(), net.state_dict())
+    assert same(other_optim.state_dict(), optim.state_dict())
+    assert torch.equal(torch.randn(5), expected)
+    assert checkpoint["arguments"] == {"lr": 0.1, "epochs": 1}
+    assert checkpoint["epoch"] == 3
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(monkeypatch):
+    net = nn.Linear(3, 2)
+    common.save_checkpoint(Path(), "x", arguments(), {"net": net}, epoch=1)
+    before = Path("checkpoint.pt").read_bytes()
+
+    def full_disk(checkpoint, path):
+        Path(path).write_bytes(b"half a check")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="failed writing"):
+        common.save_checkpoint(Path(), "x", arguments(), {"net": net}, epoch=2)
+    assert Path("checkpoint.pt").read_bytes() == before
+    assert [path.name for path in Path().iterdir()] == ["checkpoint.pt"]
+
+
+class Attack:
+    def __reduce__(self):
+        return (Path.touch, (Path("owned"),))
+
+
+def test_checkpoints_that_are_none(capsys):
+    common.save_checkpoint(Path(), "x", arguments(), {}, epoch=1)
+    good = Path("checkpoint.pt").read_bytes()
+    cuts = [f"cut_{n}" for n in range(0, len(good), 101)]
+    for name in cuts:
+        Path(f"{name}.pt").write_bytes(good[: int(name[4:])])
+    Path("text.pt").write_text("hello")
+    Path("folder").mkdir()
+    torch.save({"weights": torch.ones(3)}, "plain.pt")
+    torch.save([1, 2], "list.pt")
+    torch.save({"script": "x", "parts": Attack()}, "attack.pt")
+    Path("pickle.pt").write_bytes(pickle.dumps(Attack()))
+    for name in (*cuts, "text", "plain", "list", "attack", "pickle"):
+        refused(capsys, "no checkpoint", common.load_checkpoint, f"{name}.pt", "x")
+    assert not Path("owned").exists()
+    refused(capsys, "No such file", common.load_checkpoint, "no.pt", "x")
+    refused(capsys, "cannot read", common.load_checkpoint, "folder", "x")
+    refused(capsys, "x.py", common.load_checkpoint, "checkpoint.pt", "y")
+
+
+def test_a_generator_is_saved_and_loaded():
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    common.save_generator(net, (torch.randn(5, 4),), Path(), "x")
+    loaded, (example,) = common.load_generator("generator.pt2", "x")
+    assert example.shape == (5, 4)
+    for n in (1, 2, 9):
+        noise = torch.randn(n, 4)
+        assert torch.equal(loaded(noise), net(noise))
+
+
+def test_generators_that_are_none(capsys):
+    common.save_generator(nn.Linear(4, 3), (torch.randn(5, 4),), Path(), "x")
+    good = bytearray(Path("generator.pt2").read_bytes())
+    Path("cut.pt2").write_bytes(good[: len(good) // 2])
+    Path("text.pt2").write_text("hello")
+    torch.save({"a": 1}, "checkpoint.pt2")
+    with zipfile.ZipFile("generator.pt2") as archive:
+        weights = archive.read("generator/data/weights/weight_0")
+        names = archive.namelist()
+        contents = {name: archive.read(name) for name in names}
+    good[good.index(weights)] ^= 1
+    Path("flipped.pt2").write_bytes(good)
+    with zipfile.ZipFile("attack.pt2", "w") as archive:
+        for name, content in contents.items():
+            bad = pickle.dumps(Attack()) if name.endswith(".pt") else content
+            archive.writestr(name, bad)
+    with zipfile.ZipFile("custom.pt2", "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+        archive.writestr("generator/data/constants/custom_obj_0", b"")
+    for name in ("cut", "text", "checkpoint", "flipped", "attack", "custom"):
+        refused(capsys, "no generator", common.load_generator, f"{name}.pt2", "x")
+    assert not Path("owned").exists()
+    refused(capsys, "No such file", common.load_generator, "no.pt2", "x")
+    refused(capsys, "x.py", common.load_generator, "generator.pt2", "y")
+
+
+def test_frechet_distance_of_known_gaussians():
+    torch.manual_seed(0)
+    x = torch.randn(2000, 3)
+    assert common.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    shift = torch.tensor([3.0, 0.0, 4.0])
+    assert common.frechet_distance(x, x + shift) == pytest.approx(25, rel=1e-4)
+    centred = x - x.mean(0)  # twice as wide: tr C + 4 tr C - 2 * 2 tr C = tr C
+    wide = common.frechet_distance(centred, 2 * centred)
+    assert wide == pytest.approx(torch.cov(x.T).trace().item(), rel=1e-4)
+
+
+def test_losses_that_are_no_numbers_stop_the_run(capsys):
+    common.check_finite(Path(), loss_D=1.0, loss_G=0.0)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        losses = {"loss_D": 1.0, "loss_G": value}
+        words = ("loss_G", "--lr")
+        refused(capsys, words, common.check_finite, Path(), status=1, **losses)
+
+
+def test_errors_in_one_line(capsys):
+    def call(error):
+        with common.one_line_errors(Path()):
+            raise error
+
+    refused(capsys, "no checkpoint", call, KeyboardInterrupt(), status=130)
+    Path("checkpoint.pt").touch()
+    go_on = "--resume checkpoint.pt"
+    refused(capsys, go_on, call, KeyboardInterrupt(), status=130)
+    disk = OSError(28, "No space left on device")
+    refused(capsys, ("No space left", go_on), call, disk, status=1)
+    nan = RuntimeError("all elements of input should be between 0 and 1")
+    refused(capsys, ("NaN", go_on), call, nan, status=1)
+    with pytest.raises(RuntimeError, match="a bug"):
+        call(RuntimeError("a bug"))
+
+
+# --- mnist_gan.py ---------------------------------------------------------------------
+
+
+def files_of(run):
+    return {path.name for path in Path(run).rglob("*") if "tfevents" not in path.name}
+
+
+RESULTS = {"samples", "losses.png", "training.gif", "metrics.json", "generator.pt2"}
+
+
+def test_mnist_gan_end_to_end(small_mnist, capsys):
+    metrics = mnist_gan.main(["--epochs", "2", "--device", "cpu"])
+    out = capsys.readouterr().out
+    run = Path("runs/mnist_gan/1")
+    assert "Epoch 02 | Step 0003 / 3 | Loss_D " in out and str(run) in out
+    pictures = {"epoch_001.png", "epoch_002.png"}
+    assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
+    assert list(run.glob("events.out.tfevents.*"))
+    for name in pictures:
+        assert Image.open(run / "samples" / name).size == (242, 242)  # 8 x 8 digits
+    assert Image.open(run / "training.gif").n_frames == 2
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    assert metrics["arguments"]["seed"] == 0
+    losses = metrics["losses"]["loss_D"] + metrics["losses"]["loss_G"]
+    assert len(losses) == 4 and all(0 < loss < 20 for loss in losses)
+    assert metrics["score"]["frechet_pixels"] > 0
+    assert sum(metrics["score"]["digit_shares"]) == pytest.approx(1)
+
+    torch.manual_seed(0)  # the weights that both nets started from
+    G, D = mnist_gan.Generator(), mnist_gan.Discriminator()
+    parts = checkpoint_of(run)["parts"]
+    for net, state in ((G, parts["G"]), (D, parts["D"])):
+        for name, start in net.state_dict().items():
+            assert not torch.equal(start, state[name])
+
+
+def test_mnist_gan_nets_are_the_documents():
+    G, D = mnist_gan.Generator(), mnist_gan.Discriminator()
+    shapes = [tuple(p.shape) for p in G.parameters()]
+    assert shapes == [(256, 100), (256,), (256, 256), (256,), (784, 256), (784,)]
+    shapes = [tuple(p.shape) for p in D.parameters()]
+    assert shapes == [(256, 784), (256,), (256, 256), (256,), (1, 256), (1,)]
+    images = G(torch.randn(5, 100))
+    assert images.shape == (5, 784) and images.abs().max() <= 1
+    output = D(images)
+    assert output.shape == (5, 1) and 0 < output.min() and output.max() < 1
+    kinds = [type(layer).__name__ for layer in G.model]
+    assert kinds == ["Linear", "ReLU", "Linear", "ReLU", "Linear", "Tanh"]
+    kinds = [type(layer).__name__ for layer in D.model]
+    assert kinds == ["Linear", "LeakyReLU", "Linear", "LeakyReLU", "Linear", "Sigmoid"]
+
+
+def test_mnist_gan_updates_touch_one_net_each():
+    G, D = mnist_gan.Generator(), mnist_gan.Discriminator()
+    optim_G = torch.optim.Adam(G.parameters())
+    optim_D = torch.optim.Adam(D.parameters())
+    bce = nn.BCELoss()
+
+    def states():
+        return {
+            name: {key: value.clone() for key, value in net.state_dict().items()}
+            for name, net in (("G", G), ("D", D))
+        }
+
+    before = states()
+    real = torch.rand(6, 784)
+    loss = mnist_gan.train_discriminator(real, D, G, bce, optim_D, 100)
+    after = states()
+    assert loss.shape == () and loss.isfinite() and not loss.requires_grad
+    assert same(before["G"], after["G"]) and not same(before["D"], after["D"])
+    assert all(p.grad is None for p in G.parameters())
+
+    optim_D.zero_grad()
+    before = after
+    loss = mnist_gan.train_generator(D, G, bce, optim_G, 6, 100, "cpu")
+    after = states()
+    assert loss.shape == () and loss.isfinite() and not loss.requires_grad
+    assert same(before["D"], after["D"]) and not same(before["G"], after["G"])
+    assert all(p.grad is None for p in D.parameters())
+
+
+def test_mnist_gan_losses_are_the_documents():
+    """With a D that says 0.5 to everything, both losses are known."""
+    G, D = mnist_gan.Generator(), mnist_gan.Discriminator()
+    nn.init.zeros_(D.model[-2].weight)
+    nn.init.zeros_(D.model[-2].bias)
+    still = torch.optim.SGD(D.parameters(), lr=0.0)
+    real, bce = torch.rand(6, 784), nn.BCELoss()
+    loss = mnist_gan.train_discriminator(real, D, G, bce, still, 100)
+    assert loss.item() == pytest.approx(2 * 0.6931, abs=1e-3)
+    loss = mnist_gan.train_generator(D, G, bce, still, 6, 100, "cpu")
+    assert loss.item() == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_mnist_gan_scales_images_to_what_tanh_gives(small_mnist):
+    images, labels = mnist_gan.load_images("cpu")
+    assert images.shape == (300, 784) and len(labels) == 300
+    assert images.min() == -1 and images.max() == 1
+    images, _ = mnist_gan.load_images("cpu", unit_range=True)
+    assert images.min() == 0 and images.max() == 1
+
+
+def test_mnist_gan_resume_equals_never_stopping(small_mnist):
+    mnist_gan.main(["--epochs", "3", "--device", "cpu", "--out", "whole"])
+    mnist_gan.main(["--epochs", "1", "--device", "cpu", "--out", "parts"])
+    resume = ["--resume", "parts/checkpoint.pt", "--device", "cpu"]
+    mnist_gan.main([*resume, "--epochs", "2"])
+    mnist_gan.main([*resume, "--epochs", "3"])
+    whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
+    del whole["seconds"], parts["seconds"]
+    assert same(whole, parts)
+    assert files_of("whole") == files_of("parts")
+    for name in ("epoch_001.png", "epoch_002.png", "epoch_003.png"):
+        a, b = Path("whole/samples", name), Path("parts/samples", name)
+        assert a.read_bytes() == b.read_bytes()
+    scores = [
+        json.loads(Path(x, "metrics.json").read_text()) for x in ("whole", "parts")
+    ]
+    assert scores[0]["score"] == scores[1]["score"]
+    assert scores[0]["losses"] == scores[1]["losses"]
+
+
+def test_mnist_gan_interrupted_in_the_middle(small_mnist, monkeypatch, capsys):
+    train_generator = mnist_gan.train_generator
+    calls = []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 5:  # the second step of the second epoch
+            raise KeyboardInterrupt
+        return train_generator(*args)
+
+    monkeypatch.setattr(mnist_gan, "train_generator", interrupted)
+    start = ["--epochs", "2", "--device", "cpu", "--out", "run"]
+    words = ("interrupted", "--resume run/checkpoint.pt")
+    refused(capsys, words, mnist_gan.main, start, status=130)
+    mnist_gan.main(["--resume", "run/checkpoint.pt", "--device", "cpu"])
+    mnist_gan.main(["--epochs", "2", "--device", "cpu", "--out", "whole"])
+    a, b = checkpoint_of("run"), checkpoint_of("whole")
+    assert same(a["parts"], b["parts"]) and same(a["rng"], b["rng"])
+
+
+def test_mnist_gan_stops_when_a_loss_is_nan(small_mnist, monkeypatch, capsys):
+    mnist_gan.main(["--epochs", "1", "--device", "cpu", "--out", "run"])
+    before = Path("run/checkpoint.pt").read_bytes()
+    nan = torch.tensor(float("nan"))
+    monkeypatch.setattr(mnist_gan, "train_generator", lambda *_: nan)
+    resume = ["--resume", "run/checkpoint.pt", "--epochs", "2", "--device", "cpu"]
+    refused(capsys, ("loss_G is nan", "--lr"), mnist_gan.main, resume, status=1)
+    assert Path("run/checkpoint.pt").read_bytes() == before
+
+
+def test_mnist_gan_that_really_diverges(small_mnist, capsys):
+    start = ["--lr", "1e30", "--epochs", "2", "--device", "cpu"]
+    refused(capsys, "--lr", mnist_gan.main, start, status=1)
+
+
+def test_mnist_gan_max_steps(small_mnist):
+    mnist_gan.main(["--max-steps", "4", "--device", "cpu", "--out", "run"])
+    pictures = {"epoch_001.png", "epoch_002_step_0001.png"}
+    assert files_of("run") == RESULTS | pictures | {"checkpoint.pt"}
+    assert checkpoint_of("run")["epoch"] == 1
+    mnist_gan.main(
+        ["--resume", "run/checkpoint.pt", "--epochs", "2", "--device", "cpu"]
+    )
+    assert checkpoint_of("run")["epoch"] == 2
+
+
+def test_mnist_gan_generates_from_a_saved_generator(small_mnist, capsys):
+    mnist_gan.main(["--epochs", "1", "--device", "cpu", "--out", "run"])
+    G = mnist_gan.Generator()
+    average = checkpoint_of("run")["parts"]["average_G"]
+    G.load_state_dict({k[7:]: v for k, v in average.items() if k.startswith("module.")})
+    saved_G, _ = common.load_generator("run/generator.pt2", "mnist_gan")
+    noise = torch.randn(7, 100)
+    images = saved_G(noise)
+    assert images.shape == (7, 1, 28, 28)
+    assert torch.equal(images.flatten(1), G(noise))
+
+    small = ["--input-dim", "5", "--hidden-dim", "8", "--max-steps", "1"]
+    mnist_gan.main([*small, "--device", "cpu", "--out", "small"])
+    mnist_gan.main(["--generate", "small/generator.pt2", "--out", "from_small"])
+    assert Path("from_small/samples/generated.png").exists()
+
+    pictures = []
+    for seed, out in (("3", "a"), ("3", "b"), ("4", "c")):
+        options = ["--generate", "run/generator.pt2", "--n", "10", "--seed", seed]
+        mnist_gan.main([*options, "--out", out])
+        pictures.append(Path(out, "samples", "generated.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert Image.open("a/samples/generated.png").size == (122, 92)  # 4 x 3 digits
+
+
+def test_mnist_gan_document_undoes_every_departure():
+    args, _ = mnist_gan.parse(["--document"])
+    default, _ = mnist_gan.parse([])
+    for name, value in mnist_gan.DOCUMENT.items():
+        assert getattr(args, name) == value != getattr(default, name)
+    args, _ = mnist_gan.parse(["--document", "--lr", "0.5"])
+    assert args.lr == 0.5 and args.beta1 == mnist_gan.DOCUMENT["beta1"]
+
+
+def test_mnist_gan_bad_input(small_mnist, capsys):
+    mnist_gan.main(["--epochs", "1", "--device", "cpu", "--out", "run"])
+    before = {path: path.read_bytes() for path in Path("run").rglob("*.*")}
+    checkpoint, generator = "run/checkpoint.pt", "run/generator.pt2"
+    cut = Path(checkpoint).read_bytes()[:5000]
+    Path("cut.pt").write_bytes(cut)
+    other = checkpoint_of("run") | {"script": "curve_gan"}
+    torch.save(other, "other.pt")
+    for options, word in [
+        ("--batch-size 0", "--batch-size"),
+        ("--epochs -1", "--epochs"),
+        ("--lr 0", "--lr"),
+        ("--lr x", "--lr"),
+        ("--seed -1", "--seed"),
+        ("--beta1 1", "--beta1"),
+        ("--max-steps 0", "--max-steps"),
+        ("--batch-size 70000", "70000"),
+        ("--device tpu", "--device"),
+        ("--out run", "not empty"),
+        ("--out cut.pt", "cannot write"),
+        ("--resume cut.pt", "damaged"),
+        ("--resume other.pt", "curve_gan.py"),
+        ("--resume nothing.pt", "No such file"),
+        (f"--resume {generator}", "no checkpoint"),
+        (f"--resume {checkpoint} --lr 0.5", "--lr"),
+        (f"--resume {checkpoint} --document", "--document"),
+        (f"--resume {checkpoint} --out new", "--resume"),
+        (f"--generate {checkpoint}", "no generator"),
+        ("--generate nothing.pt2", "No such file"),
+        ("--generate cut.pt", "no generator"),
+        (f"--generate {generator} --n 0", "--n"),
+        (f"--generate {generator} --out run", "not empty"),
+    ]:
+        refused(capsys, word, mnist_gan.main, options.split())
+    assert not Path("runs").exists() and not Path("new").exists()
+    assert {path: path.read_bytes() for path in Path("run").rglob("*.*")} == before
+
+
+def test_mnist_gan_as_a_program():
+    script = [sys.executable, HERE / "mnist_gan.py"]
+    options = ["--max-steps", "2", "--verbose"]
+    done = subprocess.run(
+        [*script, *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Step 0002 / 469" in done.stdout and not done.stderr
+    assert files_of("runs/mnist_gan/1") == RESULTS | {"epoch_001_step_0002.png"}
