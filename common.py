@@ -300,7 +300,7 @@ def save_checkpoint(run, script, args, parts, **numbers):
         torch.save(checkpoint | numbers, new)
     except RuntimeError as error:  # what torch.save makes of a full disk
         new.unlink(missing_ok=True)
-        raise OSError(str(error).splitlines()[0]) from error
+        raise OSError("checkpoint.pt does not fit, the disk is full") from error
     os.replace(new, path)
 
 

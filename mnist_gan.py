@@ -159,7 +159,7 @@ def score(G, input_dim, device, unit_range=False):
     images = images if unit_range else (images + 1) / 2  # both in [0, 1]
     parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
     nearest = torch.cat(parts)  # (10000,): the index of each one's nearest test image
-    shares = labels[nearest.cpu()].bincount(minlength=10) / len(images)
+    shares = labels[nearest.cpu()].bincount(minlength=10).double() / len(images)
     return {
         "frechet_pixels": common.frechet_distance(images, test_images),
         "digit_shares": shares.tolist(),

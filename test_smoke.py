@@ -6,6 +6,7 @@ pytest test_smoke.py
 import argparse
 import functools
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -211,7 +212,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="failed writing"):
+    with pytest.raises(OSError, match="disk is full"):
         common.save_checkpoint(Path(), "x", arguments(), {"net": net}, epoch=2)
     assert Path("checkpoint.pt").read_bytes() == before
     assert [path.name for path in Path().iterdir()] == ["checkpoint.pt"]
@@ -397,16 +398,35 @@ def test_mnist_gan_updates_touch_one_net_each():
 
 
 def test_mnist_gan_losses_are_the_documents():
-    """With a D that says 0.5 to everything, both losses are known."""
+    """With a D that says 0.8 to everything, all three losses are known."""
     G, D = mnist_gan.Generator(), mnist_gan.Discriminator()
     nn.init.zeros_(D.model[-2].weight)
-    nn.init.zeros_(D.model[-2].bias)
+    nn.init.constant_(D.model[-2].bias, math.log(0.8 / 0.2))
     still = torch.optim.SGD(D.parameters(), lr=0.0)
     real, bce = torch.rand(6, 784), nn.BCELoss()
     loss = mnist_gan.train_discriminator(real, D, G, bce, still, 100)
-    assert loss.item() == pytest.approx(2 * 0.6931, abs=1e-3)
+    assert loss.item() == pytest.approx(-math.log(0.8) - math.log(0.2), rel=1e-5)
     loss = mnist_gan.train_generator(D, G, bce, still, 6, 100, "cpu")
-    assert loss.item() == pytest.approx(0.6931, abs=1e-3)
+    assert loss.item() == pytest.approx(-math.log(0.8), rel=1e-5)
+
+
+def test_mnist_gan_draws_as_many_fakes_as_there_are_images(small_mnist, monkeypatch):
+    train_generator, G_sizes, D_sizes = mnist_gan.train_generator, [], []
+
+    def recorded(D, G, loss_func, optim_G, batch_size, input_dim, device):
+        G_sizes.append(batch_size)
+        return train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device)
+
+    monkeypatch.setattr(mnist_gan, "train_generator", recorded)
+    mnist_gan.main(["--epochs", "1", "--device", "cpu"])
+    assert G_sizes == [128, 128, 44]
+
+    G, D = mnist_gan.Generator(), mnist_gan.Discriminator()
+    G.register_forward_hook(lambda net, noise, images: D_sizes.append(len(images)))
+    D.register_forward_hook(lambda net, images, output: D_sizes.append(len(output)))
+    optim_D = torch.optim.Adam(D.parameters())
+    mnist_gan.train_discriminator(torch.rand(44, 784), D, G, nn.BCELoss(), optim_D, 100)
+    assert D_sizes == [44, 88]
 
 
 def test_mnist_gan_scales_images_to_what_tanh_gives(small_mnist):
