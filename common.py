@@ -7,6 +7,7 @@ minibatches, checkpoints, saved generators, and the files that a run ends with.
 
 import argparse
 import contextlib
+import copy
 import filecmp
 import io
 import json
@@ -109,6 +110,8 @@ def parse_arguments(parser, argv, document):
         if args.generate or args.out:
             parser.error("--resume writes to its checkpoint's folder and trains on")
         checkpoint = load_checkpoint(args.resume, Path(parser.prog).stem)
+        if Path(args.resume).name != "checkpoint.pt":  # going on writes to that name
+            parser.error(f"--resume {args.resume}: only of the name checkpoint.pt")
         parser.set_defaults(**checkpoint["arguments"])
     args = parser.parse_args(argv)
 
@@ -260,7 +263,7 @@ def one_line_errors(run):
     except OSError as error:
         fail(f"cannot write to {run}: {error}; {_how_to_go_on(run)}")
     except RuntimeError as error:
-        if "between 0 and 1" not in str(error):
+        if not any(x in str(error) for x in ("between 0 and 1", "device-side assert")):
             raise
         fail(f"D's output is NaN: try a smaller --lr; {_how_to_go_on(run)}")
 
@@ -300,7 +303,7 @@ def save_checkpoint(run, script, args, parts, **numbers):
         torch.save(checkpoint | numbers, new)
     except RuntimeError as error:  # what torch.save makes of a full disk
         new.unlink(missing_ok=True)
-        raise OSError("checkpoint.pt does not fit, the disk is full") from error
+        raise OSError("checkpoint.pt cannot be written (disk full?)") from error
     os.replace(new, path)
 
 
@@ -308,6 +311,7 @@ def load_checkpoint(path, script):
     """Read this script's checkpoint as plain values and CPU tensors. Runs no code in it."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        _ = checkpoint["arguments"], checkpoint["epoch"], checkpoint["rng"]["cpu"]
         if checkpoint["script"] != script:
             fail(f"{path} is a checkpoint of {checkpoint['script']}.py", 2)
     except _DAMAGED as error:
@@ -317,8 +321,11 @@ def load_checkpoint(path, script):
 
 def restore(checkpoint, parts, device):
     """Put a checkpoint's states back into modules, optimizers and random numbers."""
-    for name, part in parts.items():
-        part.load_state_dict(checkpoint["parts"][name])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint["parts"][name])
+    except _DAMAGED as error:
+        fail(f"the checkpoint does not fit this version of the script: {error}", 2)
     torch.set_rng_state(checkpoint["rng"]["cpu"])
     if device != "cpu" and device in checkpoint["rng"]:
         torch.get_device_module(device).set_rng_state(checkpoint["rng"][device])
@@ -328,15 +335,16 @@ def save_generator(generator, inputs, run, script):
     """Export a generator to generator.pt2, which runs without the model's code.
 
     inputs: a tuple of example tensors of 2 or more rows; the file takes any number of
-    rows. The generator is left on the CPU and in eval mode.
+    rows. What is saved is a copy, on the CPU and in eval mode.
     """
-    generator.cpu().eval()
+    generator = copy.deepcopy(generator).cpu().eval()
     inputs = tuple(x.cpu() for x in inputs)
     rows = {0: torch.export.Dim("n")}
     program = torch.export.export(
         generator, inputs, dynamic_shapes=tuple(rows for _ in inputs)
     )
-    torch.export.save(program, run / "generator.pt2", extra_files={"script": script})
+    torch.export.save(program, run / "new.pt2", extra_files={"script": script})
+    os.replace(run / "new.pt2", run / "generator.pt2")
 
 
 def load_generator(path, script):
@@ -371,7 +379,7 @@ def frechet_distance(x, y):
     x, y: (n, d), (m, d). Returns |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)),
     the squared 2-Wasserstein distance; see Heusel et al., 2017, on its use for GANs.
     """
-    x, y = x.double().cpu(), y.double().cpu()
+    x, y = x.cpu().double(), y.cpu().double()  # not all devices have doubles
     cov_x, cov_y = torch.cov(x.T), torch.cov(y.T)
     values, vectors = torch.linalg.eigh(cov_x)
     root_x = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -396,7 +404,7 @@ def save_film(folder, path):
     """Make one GIF of a folder's PNGs, in the order of their names."""
     from PIL import Image
 
-    frames = [Image.open(picture) for picture in sorted(folder.glob("*.png"))]
+    frames = [Image.open(path).copy() for path in sorted(folder.glob("*.png"))]
     pauses = [150] * (len(frames) - 1) + [2000]  # milliseconds
     frames[0].save(
         path, append_images=frames[1:], save_all=True, duration=pauses, loop=0

@@ -52,7 +52,8 @@ def refused(capsys, words, call, *args, status=2, **options):
     with pytest.raises(SystemExit) as stop:
         call(*args, **options)
     assert stop.value.code == status
-    message = capsys.readouterr().err.strip().splitlines()[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    (message,) = [line for line in lines if not line.startswith("usage: ")]
     assert "error: " in message
     for word in [words] if isinstance(words, str) else words:
         assert word in message
@@ -212,7 +213,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(OSError, match="disk full"):
         common.save_checkpoint(Path(), "x", arguments(), {"net": net}, epoch=2)
     assert Path("checkpoint.pt").read_bytes() == before
     assert [path.name for path in Path().iterdir()] == ["checkpoint.pt"]
@@ -246,6 +247,8 @@ def test_checkpoints_that_are_none(capsys):
 def test_a_generator_is_saved_and_loaded():
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
     common.save_generator(net, (torch.randn(5, 4),), Path(), "x")
+    assert net.training  # what was saved is a copy in eval mode
+    net.eval()
     loaded, (example,) = common.load_generator("generator.pt2", "x")
     assert example.shape == (5, 4)
     for n in (1, 2, 9):
@@ -260,9 +263,8 @@ def test_generators_that_are_none(capsys):
     Path("text.pt2").write_text("hello")
     torch.save({"a": 1}, "checkpoint.pt2")
     with zipfile.ZipFile("generator.pt2") as archive:
-        weights = archive.read("generator/data/weights/weight_0")
-        names = archive.namelist()
-        contents = {name: archive.read(name) for name in names}
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    (weights,) = [contents[name] for name in contents if name.endswith("weight_0")]
     good[good.index(weights)] ^= 1
     Path("flipped.pt2").write_bytes(good)
     with zipfile.ZipFile("attack.pt2", "w") as archive:
@@ -272,7 +274,7 @@ def test_generators_that_are_none(capsys):
     with zipfile.ZipFile("custom.pt2", "w") as archive:
         for name, content in contents.items():
             archive.writestr(name, content)
-        archive.writestr("generator/data/constants/custom_obj_0", b"")
+        archive.writestr("x/data/constants/custom_obj_0", b"")
     for name in ("cut", "text", "checkpoint", "flipped", "attack", "custom"):
         refused(capsys, "no generator", common.load_generator, f"{name}.pt2", "x")
     assert not Path("owned").exists()
@@ -331,7 +333,7 @@ def test_mnist_gan_end_to_end(small_mnist, capsys):
     out = capsys.readouterr().out
     run = Path("runs/mnist_gan/1")
     assert "Epoch 02 | Step 0003 / 3 | Loss_D " in out and str(run) in out
-    pictures = {"epoch_001.png", "epoch_002.png"}
+    pictures = {"epoch_0001.png", "epoch_0002.png"}
     assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
     assert list(run.glob("events.out.tfevents.*"))
     for name in pictures:
@@ -350,6 +352,12 @@ def test_mnist_gan_end_to_end(small_mnist, capsys):
     for net, state in ((G, parts["G"]), (D, parts["D"])):
         for name, start in net.state_dict().items():
             assert not torch.equal(start, state[name])
+    average = parts["average_G"]["module.model.0.weight"]
+    assert not torch.equal(average, parts["G"]["model.0.weight"])
+    for optim, decay in (("optim_G", 0.0), ("optim_D", 0.3)):
+        (group,) = parts[optim]["param_groups"]
+        assert group["betas"] == (0.5, 0.999) and group["lr"] == 0.001
+        assert group["weight_decay"] == decay
 
 
 def test_mnist_gan_nets_are_the_documents():
@@ -397,17 +405,50 @@ def test_mnist_gan_updates_touch_one_net_each():
     assert all(p.grad is None for p in D.parameters())
 
 
+class Judge(nn.Module):
+    """A discriminator that says 0.9 to images that are all ones, and 0.2 to others."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.one * torch.where((x == 1).all(1, keepdim=True), 0.9, 0.2)
+
+
 def test_mnist_gan_losses_are_the_documents():
-    """With a D that says 0.8 to everything, all three losses are known."""
-    G, D = mnist_gan.Generator(), mnist_gan.Discriminator()
-    nn.init.zeros_(D.model[-2].weight)
-    nn.init.constant_(D.model[-2].bias, math.log(0.8 / 0.2))
+    G, D, bce = mnist_gan.Generator(), Judge(), nn.BCELoss()
     still = torch.optim.SGD(D.parameters(), lr=0.0)
-    real, bce = torch.rand(6, 784), nn.BCELoss()
-    loss = mnist_gan.train_discriminator(real, D, G, bce, still, 100)
-    assert loss.item() == pytest.approx(-math.log(0.8) - math.log(0.2), rel=1e-5)
-    loss = mnist_gan.train_generator(D, G, bce, still, 6, 100, "cpu")
-    assert loss.item() == pytest.approx(-math.log(0.8), rel=1e-5)
+    loss = mnist_gan.train_discriminator(torch.ones(6, 784), D, G, bce, still, 100)
+    assert loss.item() == pytest.approx(-math.log(0.9) - math.log(0.8), rel=1e-5)
+    linear = nn.Sequential(nn.Linear(784, 1), nn.Sigmoid())
+    nn.init.zeros_(linear[0].weight)
+    nn.init.constant_(linear[0].bias, math.log(0.2 / 0.8))
+    loss = mnist_gan.train_generator(linear, G, bce, still, 6, 100, "cpu")
+    assert loss.item() == pytest.approx(-math.log(0.2), rel=1e-5)
+
+
+def test_mnist_gan_average_forgets_its_start_and_then_moves_slowly():
+    rule = mnist_gan.moving_average(0.99)
+    old, new = torch.zeros(3), torch.ones(3)
+    assert rule(old, new, torch.tensor(1)).tolist() == pytest.approx([9 / 11] * 3)
+    assert rule(old, new, torch.tensor(5000)).tolist() == pytest.approx([0.01] * 3)
+    none = mnist_gan.moving_average(0.0)
+    assert none(old, new, torch.tensor(5000)).tolist() == [1.0] * 3
+
+
+def test_mnist_gan_scores_tell_digits_from_noise(mnist):
+    real = mnist[True][0][-10_000:].view(-1, 784) / 127.5 - 1
+    good = mnist_gan.score(lambda noise: real[: len(noise)], 100, "cpu")
+    assert 0.2 < good["frechet_pixels"] < 1
+    assert good["digit_entropy"] > 2.29
+    ones = real[mnist[True][1][-10_000:] == 1]  # a generator that knows one digit
+    one = mnist_gan.score(lambda noise: ones.repeat(10, 1)[: len(noise)], 100, "cpu")
+    assert one["frechet_pixels"] > 10 and one["digit_shares"][1] > 0.95
+    assert one["digit_entropy"] < 0.3
+    noise = torch.rand(10_000, 784)
+    bad = mnist_gan.score(lambda _: noise, 100, "cpu", unit_range=True)
+    assert bad["frechet_pixels"] > 50
 
 
 def test_mnist_gan_draws_as_many_fakes_as_there_are_images(small_mnist, monkeypatch):
@@ -447,7 +488,7 @@ def test_mnist_gan_resume_equals_never_stopping(small_mnist):
     del whole["seconds"], parts["seconds"]
     assert same(whole, parts)
     assert files_of("whole") == files_of("parts")
-    for name in ("epoch_001.png", "epoch_002.png", "epoch_003.png"):
+    for name in ("epoch_0001.png", "epoch_0002.png", "epoch_0003.png"):
         a, b = Path("whole/samples", name), Path("parts/samples", name)
         assert a.read_bytes() == b.read_bytes()
     scores = [
@@ -494,7 +535,7 @@ def test_mnist_gan_that_really_diverges(small_mnist, capsys):
 
 def test_mnist_gan_max_steps(small_mnist):
     mnist_gan.main(["--max-steps", "4", "--device", "cpu", "--out", "run"])
-    pictures = {"epoch_001.png", "epoch_002_step_0001.png"}
+    pictures = {"epoch_0001.png", "epoch_0001_step_0001.png"}
     assert files_of("run") == RESULTS | pictures | {"checkpoint.pt"}
     assert checkpoint_of("run")["epoch"] == 1
     mnist_gan.main(
@@ -504,7 +545,7 @@ def test_mnist_gan_max_steps(small_mnist):
 
 
 def test_mnist_gan_generates_from_a_saved_generator(small_mnist, capsys):
-    mnist_gan.main(["--epochs", "1", "--device", "cpu", "--out", "run"])
+    mnist_gan.main(["--epochs", "2", "--device", "cpu", "--out", "run"])
     G = mnist_gan.Generator()
     average = checkpoint_of("run")["parts"]["average_G"]
     G.load_state_dict({k[7:]: v for k, v in average.items() if k.startswith("module.")})
@@ -533,8 +574,9 @@ def test_mnist_gan_document_undoes_every_departure():
     default, _ = mnist_gan.parse([])
     for name, value in mnist_gan.DOCUMENT.items():
         assert getattr(args, name) == value != getattr(default, name)
-    args, _ = mnist_gan.parse(["--document", "--lr", "0.5"])
-    assert args.lr == 0.5 and args.beta1 == mnist_gan.DOCUMENT["beta1"]
+    args, _ = mnist_gan.parse(["--document", "--lr", "0.5", "--no-unit-range"])
+    assert args.lr == 0.5 and not args.unit_range
+    assert args.beta1 == mnist_gan.DOCUMENT["beta1"]
 
 
 def test_mnist_gan_bad_input(small_mnist, capsys):
@@ -543,8 +585,11 @@ def test_mnist_gan_bad_input(small_mnist, capsys):
     checkpoint, generator = "run/checkpoint.pt", "run/generator.pt2"
     cut = Path(checkpoint).read_bytes()[:5000]
     Path("cut.pt").write_bytes(cut)
-    other = checkpoint_of("run") | {"script": "curve_gan"}
-    torch.save(other, "other.pt")
+    shutil.copy(checkpoint, "renamed.pt")
+    state = checkpoint_of("run")
+    torch.save(state | {"script": "curve_gan"}, "other.pt")
+    Path("old").mkdir()
+    torch.save(state | {"parts": {}}, "old/checkpoint.pt")
     for options, word in [
         ("--batch-size 0", "--batch-size"),
         ("--epochs -1", "--epochs"),
@@ -560,6 +605,8 @@ def test_mnist_gan_bad_input(small_mnist, capsys):
         ("--resume cut.pt", "damaged"),
         ("--resume other.pt", "curve_gan.py"),
         ("--resume nothing.pt", "No such file"),
+        ("--resume renamed.pt", "checkpoint.pt"),
+        ("--resume old/checkpoint.pt", "does not fit"),
         (f"--resume {generator}", "no checkpoint"),
         (f"--resume {checkpoint} --lr 0.5", "--lr"),
         (f"--resume {checkpoint} --document", "--document"),
@@ -583,4 +630,4 @@ def test_mnist_gan_as_a_program():
     )
     assert done.returncode == 0, done.stderr
     assert "Step 0002 / 469" in done.stdout and not done.stderr
-    assert files_of("runs/mnist_gan/1") == RESULTS | {"epoch_001_step_0002.png"}
+    assert files_of("runs/mnist_gan/1") == RESULTS | {"epoch_0000_step_0002.png"}
