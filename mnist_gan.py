@@ -30,7 +30,7 @@ The defaults end at 15 to 19 on seeds 0 to 4, with all ten digits, and without t
 at 20 to 27. --document undoes them all. Images in [0, 1] leave half of tanh's range to
 noise, which D tells apart at once. A low beta1 forgets old gradients faster, as D and G
 are each other's moving target; at this learning rate, 0.9 lets D win for good. Weight
-decay keeps D from learning the 60,000 images by heart. The average, over some 1,000
+decay is there to keep D from learning its images by heart. The average, over some 1,000
 steps, is nearer to the centre around which the game moves G's weights.
 
 Also, with little or no effect on what is learned: the last minibatch gets as many fake
