@@ -376,15 +376,22 @@ def load_generator(path, script):
 def frechet_distance(x, y):
     """How far two sets of points are apart, each seen as a Gaussian: 0 if both agree.
 
-    x, y: (n, d), (m, d). Returns |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)),
-    the squared 2-Wasserstein distance; see Heusel et al., 2017, on its use for GANs.
+    x, y: (n, d), (m, d). See Heusel et al., 2017, on its use for GANs.
     """
     x, y = x.cpu().double(), y.cpu().double()  # not all devices have doubles
-    cov_x, cov_y = torch.cov(x.T), torch.cov(y.T)
-    values, vectors = torch.linalg.eigh(cov_x)
+    return gaussian_distance(x.mean(0), torch.cov(x.T), y.mean(0), torch.cov(y.T))
+
+
+def gaussian_distance(mean_x, cov_x, mean_y, cov_y):
+    """The squared 2-Wasserstein distance of two Gaussians, given (d,) and (d, d) of each.
+
+    |mean_x - mean_y|^2 + tr(cov_x + cov_y - 2 (cov_x cov_y)^(1/2))
+    """
+    values, vectors = torch.linalg.eigh(cov_x.double())
     root_x = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root_x @ cov_y @ root_x).clamp(min=0).sqrt().sum()
-    means = (x.mean(0) - y.mean(0)).square().sum()
+    product = root_x @ cov_y.double() @ root_x
+    cross = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
+    means = (mean_x - mean_y).square().sum()
     return (means + cov_x.trace() + cov_y.trace() - 2 * cross).item()
 
 

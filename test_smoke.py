@@ -4,6 +4,7 @@ pytest test_smoke.py
 """
 
 import argparse
+import copy
 import functools
 import json
 import math
@@ -23,6 +24,7 @@ from torch import nn
 from torchvision import datasets
 
 import common
+import linear_gan
 import mnist_gan
 
 HERE = Path(__file__).resolve().parent
@@ -631,3 +633,104 @@ def test_mnist_gan_as_a_program():
     assert done.returncode == 0, done.stderr
     assert "Step 0002 / 469" in done.stdout and not done.stderr
     assert files_of("runs/mnist_gan/1") == RESULTS | {"epoch_0000_step_0002.png"}
+
+
+# --- linear_gan.py --------------------------------------------------------------------
+
+
+def test_linear_gan_end_to_end(capsys):
+    metrics = linear_gan.main(["--epochs", "2", "--device", "cpu"])
+    out = capsys.readouterr().out
+    run = Path("runs/linear_gan/1")
+    assert "2-Wasserstein distance: " in out and str(run) in out
+    pictures = {"epoch_0001.png", "epoch_0002.png"}
+    assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
+    assert Image.open(run / "training.gif").n_frames == 2
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    losses = metrics["losses"]["loss_D"] + metrics["losses"]["loss_G"]
+    assert len(losses) == 4 and all(0 < loss < 20 for loss in losses)
+    parts = checkpoint_of(run)["parts"]
+    for name in ("G", "D"):  # all started within 5 x 0.02 of 0, and moved
+        assert any(value.abs().max() > 0.1 for value in parts[name].values())
+
+
+def test_linear_gan_data_are_the_documents():
+    torch.manual_seed(0)
+    data = torch.cat([linear_gan.create_data() for _ in range(100)])
+    assert data.shape == (100_000, 2)
+    assert data.mean(0).tolist() == pytest.approx([1, 2], abs=0.05)
+    covariance = [1.01, 1.95, 1.95, 4.25]  # A^T A
+    assert torch.cov(data.T).flatten().tolist() == pytest.approx(covariance, abs=0.1)
+
+
+def test_linear_gan_updates_touch_one_net_each():
+    G, D = linear_gan.Generator(), linear_gan.Discriminator()
+    loss, trainer_D, trainer_G = linear_gan.init_params(D, G, 0.05, 0.005)
+    weights = torch.cat([p.flatten() for p in (*D.parameters(), *G.parameters())])
+    assert 0.01 < weights.std() < 0.03
+    X, Z = torch.randn(8, 2), torch.randn(8, 2)
+    before = copy.deepcopy((G.state_dict(), D.state_dict()))
+    value = linear_gan.update_D(X, Z, D, G, loss, trainer_D)
+    assert same(before[0], G.state_dict()) and not same(before[1], D.state_dict())
+    assert value.item() == pytest.approx(8 * math.log(2), rel=0.05)  # D knows nothing
+    assert all(p.grad is None for p in G.parameters())
+    trainer_D.zero_grad()
+    before = copy.deepcopy((G.state_dict(), D.state_dict()))
+    value = linear_gan.update_G(Z, D, G, loss, trainer_G)
+    assert same(before[1], D.state_dict()) and not same(before[0], G.state_dict())
+    assert value.item() == pytest.approx(8 * math.log(2), rel=0.05)
+    assert all(p.grad is None for p in D.parameters())
+
+
+def test_linear_gan_learns_and_its_score_sees_it():
+    untrained = linear_gan.main(["--max-steps", "1", "--device", "cpu"])
+    trained = linear_gan.main(["--epochs", "15", "--device", "cpu"])
+    assert untrained["score"]["wasserstein_2"] > 2
+    assert trained["score"]["wasserstein_2"] < 0.8
+
+
+def test_linear_gan_resume_equals_never_stopping():
+    linear_gan.main(["--epochs", "3", "--device", "cpu", "--out", "whole"])
+    linear_gan.main(["--max-steps", "130", "--device", "cpu", "--out", "parts"])
+    resume = ["--resume", "parts/checkpoint.pt", "--device", "cpu", "--epochs", "3"]
+    linear_gan.main(resume)
+    whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
+    for checkpoint in (whole, parts):
+        del checkpoint["seconds"], checkpoint["arguments"]["epochs"]
+    assert same(whole, parts)
+    a, b = (
+        Path(run, "samples/epoch_0003.png").read_bytes() for run in ("whole", "parts")
+    )
+    assert a == b
+
+
+def test_linear_gan_generates_and_refuses(capsys):
+    linear_gan.main(["--epochs", "1", "--device", "cpu", "--out", "run"])
+    G = linear_gan.Generator()
+    G.load_state_dict(checkpoint_of("run")["parts"]["G"])
+    saved_G, _ = common.load_generator("run/generator.pt2", "linear_gan")
+    Z = torch.randn(7, 2)
+    assert torch.equal(saved_G(Z), G(Z))
+    linear_gan.main(["--generate", "run/generator.pt2", "--out", "more", "--n", "9"])
+    assert Path("more/samples/generated.png").exists()
+    for options, word in [
+        ("--batch-size 0", "--batch-size"),
+        ("--batch-size 1001", "1000"),
+        ("--lr-D 0", "--lr-D"),
+        ("--out run", "not empty"),
+        ("--resume run/generator.pt2", "no checkpoint"),
+        ("--resume run/checkpoint.pt --lr-G 0.5", "--lr-G"),
+        ("--generate run/checkpoint.pt", "no generator"),
+    ]:
+        refused(capsys, word, linear_gan.main, options.split())
+    refused(
+        capsys, "linear_gan.py", mnist_gan.main, ["--generate", "run/generator.pt2"]
+    )
+    assert not Path("runs").exists()
+
+
+def test_linear_gan_document_undoes_every_departure():
+    args, _ = linear_gan.parse(["--document"])
+    default, _ = linear_gan.parse([])
+    for name, value in linear_gan.DOCUMENT.items():
+        assert getattr(args, name) == value != getattr(default, name)
