@@ -250,7 +250,7 @@ def check_finite(run, **losses):
     """Stop the run if a loss has become NaN or infinite. The last checkpoint stays."""
     for name, value in losses.items():
         if not math.isfinite(value):
-            fail(f"{name} is {value}: try a smaller --lr; {_how_to_go_on(run)}")
+            fail(f"{name} is {value}: try a lower learning rate; {_how_to_go_on(run)}")
 
 
 @contextlib.contextmanager
@@ -265,7 +265,7 @@ def one_line_errors(run):
     except RuntimeError as error:
         if not any(x in str(error) for x in ("between 0 and 1", "device-side assert")):
             raise
-        fail(f"D's output is NaN: try a smaller --lr; {_how_to_go_on(run)}")
+        fail(f"D's output is NaN: try a lower learning rate; {_how_to_go_on(run)}")
 
 
 def _how_to_go_on(run):

@@ -2,7 +2,8 @@
 
 Mirrors document 1, 简单的数据增强基于GANs实现: 1,000 points X @ A + b, a generator that is
 one linear layer, a discriminator with two small hidden layers. Sections 2 to 11, in their
-order; the functions have the document's names.
+order, with the document's names; its train is main here, and init_params leaves the
+figure to create_figure.
 
     python linear_gan.py                      # train
     python linear_gan.py --generate runs/linear_gan/1/generator.pt2 --n 500
@@ -217,7 +218,7 @@ def generate(args):
         fig, _, points = create_figure(create_data())
         points.set_offsets(synth_X.numpy())
         fig.delaxes(fig.axes[0])
-        fig.savefig(run / "samples" / "generated.png")
+        fig.savefig(run / "samples" / "generated.png", bbox_inches="tight")
     print(f"{args.n} points in {run / 'samples' / 'generated.png'}")
 
 

@@ -299,7 +299,7 @@ def test_losses_that_are_no_numbers_stop_the_run(capsys):
     common.check_finite(Path(), loss_D=1.0, loss_G=0.0)
     for value in (float("nan"), float("inf"), -float("inf")):
         losses = {"loss_D": 1.0, "loss_G": value}
-        words = ("loss_G", "--lr")
+        words = ("loss_G", "learning rate")
         refused(capsys, words, common.check_finite, Path(), status=1, **losses)
 
 
@@ -514,7 +514,11 @@ def test_mnist_gan_interrupted_in_the_middle(small_mnist, monkeypatch, capsys):
     start = ["--epochs", "2", "--device", "cpu", "--out", "run"]
     words = ("interrupted", "--resume run/checkpoint.pt")
     refused(capsys, words, mnist_gan.main, start, status=130)
-    mnist_gan.main(["--resume", "run/checkpoint.pt", "--device", "cpu"])
+    assert not Path("run/generator.pt2").exists()
+    resume = ["--resume", "run/checkpoint.pt", "--device", "cpu"]
+    mnist_gan.main([*resume, "--epochs", "1"])  # ends the run where it stands
+    assert files_of("run") == RESULTS | {"epoch_0001.png", "checkpoint.pt"}
+    mnist_gan.main(resume)
     mnist_gan.main(["--epochs", "2", "--device", "cpu", "--out", "whole"])
     a, b = checkpoint_of("run"), checkpoint_of("whole")
     assert same(a["parts"], b["parts"]) and same(a["rng"], b["rng"])
@@ -526,13 +530,15 @@ def test_mnist_gan_stops_when_a_loss_is_nan(small_mnist, monkeypatch, capsys):
     nan = torch.tensor(float("nan"))
     monkeypatch.setattr(mnist_gan, "train_generator", lambda *_: nan)
     resume = ["--resume", "run/checkpoint.pt", "--epochs", "2", "--device", "cpu"]
-    refused(capsys, ("loss_G is nan", "--lr"), mnist_gan.main, resume, status=1)
+    refused(
+        capsys, ("loss_G is nan", "learning rate"), mnist_gan.main, resume, status=1
+    )
     assert Path("run/checkpoint.pt").read_bytes() == before
 
 
 def test_mnist_gan_that_really_diverges(small_mnist, capsys):
     start = ["--lr", "1e30", "--epochs", "2", "--device", "cpu"]
-    refused(capsys, "--lr", mnist_gan.main, start, status=1)
+    refused(capsys, "learning rate", mnist_gan.main, start, status=1)
 
 
 def test_mnist_gan_max_steps(small_mnist):
