@@ -31,7 +31,6 @@ import math
 import time
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -144,17 +143,16 @@ def compute_losses(
 # --- 8 and 9: the figure --------------------------------------------------------------
 
 
-def create_figure(data):
+def create_figure(data, epochs, show=False):
     """Two panels: losses above, 100 real and 100 generated points below.
 
     Returns (figure, the lines of both losses, the generated points), the last two to be
     moved every epoch: much faster than to draw it all again.
     """
-    fig = Figure(figsize=(5, 9))
-    axes = fig.subplots(2, 1)
+    fig, axes = common.new_figure(2, (5, 9), show)
     lines = [axes[0].plot([], [], c=color)[0] for color in ("blue", "green")]
-    axes[0].legend(lines, ["Discriminator loss", "Generator loss"])
-    axes[0].set_xlabel("epoch")
+    axes[0].set(xlabel="epoch", xlim=(0, epochs + 1), ylim=(0, 1))
+    axes[0].legend(lines, ["Discriminator loss", "Generator loss"], loc="lower right")
     real = data[:100].cpu()
     axes[1].scatter(real[:, 0], real[:, 1], label="real")
     points = axes[1].scatter([], [], label="generated")
@@ -173,8 +171,8 @@ def display_losses(loss_D, loss_G, lines):
     """Draw the mean losses of all epochs so far."""
     for line, losses in zip(lines, (loss_D, loss_G)):
         line.set_data(range(1, len(losses) + 1), losses)
-        line.axes.relim()
-        line.axes.autoscale_view()
+        if losses[-1] > line.axes.get_ylim()[1]:
+            line.axes.set_ylim(0, math.ceil(losses[-1]))
 
 
 # --- The score ------------------------------------------------------------------------
@@ -205,17 +203,18 @@ def parse(argv):
     add("--lr-G", type=common.positive_float, default=0.005, help="G's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--weight-decay", type=common.fraction, default=0.005, help="of D's weights")
+    add("--show", action="store_true", help="show the figure while it trains")
     add("--n", type=common.positive_int, default=100, help="points for --generate")
     return common.parse_arguments(parser, argv, DOCUMENT)
 
 
 def generate(args):
     """--generate: draw args.n points from a saved generator into a new run folder."""
-    net_G, (Z,) = common.load_generator(args.generate, "linear_gan")
+    net_G, (Z,), _ = common.load_generator(args.generate, "linear_gan")
     run = common.run_folder("linear_gan", args)
     with common.one_line_errors(run):
         synth_X = net_G(torch.randn(args.n, Z.shape[1])).detach()
-        fig, _, points = create_figure(create_data())
+        fig, _, points = create_figure(create_data(), args.epochs)
         points.set_offsets(synth_X.numpy())
         fig.delaxes(fig.axes[0])
         fig.savefig(run / "samples" / "generated.png", bbox_inches="tight")
@@ -252,7 +251,7 @@ def main(argv=None):
     start = time.perf_counter() - seconds
 
     with common.one_line_errors(run), writer:
-        fig, lines, points = create_figure(data)
+        fig, lines, points = create_figure(data, args.epochs, args.show)
         for epoch in range(done + 1, args.epochs + 1):
             now = min(steps, left)
             metrics = compute_losses(
@@ -272,7 +271,8 @@ def main(argv=None):
             name = f"epoch_{epoch:04d}"
             if now < steps:  # --max-steps: so many steps after the epoch before
                 name = f"epoch_{epoch - 1:04d}_step_{now:04d}"
-            fig.savefig(run / "samples" / f"{name}.png", dpi=60)
+            path = run / "samples" / f"{name}.png"
+            common.save_figure(fig, [*lines, points], path)
             seconds = time.perf_counter() - start
             if now == steps:
                 numbers = {"epoch": epoch, "history": history, "seconds": seconds}
@@ -280,7 +280,7 @@ def main(argv=None):
             if left == 0:
                 break
 
-        common.save_generator(Gen, (fixed_Z,), run, "linear_gan")
+        common.save_generator(Gen, (fixed_Z,), run, "linear_gan", args)
         result = score(Gen, data)
         speed = examples / seconds
         losses = (

@@ -209,7 +209,7 @@ def parse(argv):
 
 def generate(args):
     """--generate: draw args.n images from a saved generator into a new run folder."""
-    G, (noise,) = common.load_generator(args.generate, "mnist_gan")
+    G, (noise,), _ = common.load_generator(args.generate, "mnist_gan")
     run = common.run_folder("mnist_gan", args)
     path = run / "samples" / "generated.png"
     with common.one_line_errors(run):
@@ -303,7 +303,7 @@ def main(argv=None):
                 break
 
         shaped_G = nn.Sequential(average_G.module, nn.Unflatten(1, (1, 28, 28)))
-        common.save_generator(shaped_G, (fixed_noise,), run, "mnist_gan")
+        common.save_generator(shaped_G, (fixed_noise,), run, "mnist_gan", args)
         result = score(average_G, args.input_dim, device, args.unit_range)
         shares = " ".join(f"{100 * share:.1f}" for share in result["digit_shares"])
         distance = f"{result['frechet_pixels']:.2f} (10,000 training images: 0.46)"

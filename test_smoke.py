@@ -24,8 +24,10 @@ from torch import nn
 from torchvision import datasets
 
 import common
+import curve_gan
 import linear_gan
 import mnist_gan
+import numbers_gan
 
 HERE = Path(__file__).resolve().parent
 
@@ -248,18 +250,20 @@ def test_checkpoints_that_are_none(capsys):
 
 def test_a_generator_is_saved_and_loaded():
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
-    common.save_generator(net, (torch.randn(5, 4),), Path(), "x")
+    common.save_generator(net, (torch.randn(5, 4),), Path(), "x", arguments())
     assert net.training  # what was saved is a copy in eval mode
     net.eval()
-    loaded, (example,) = common.load_generator("generator.pt2", "x")
-    assert example.shape == (5, 4)
+    loaded, (example,), trained = common.load_generator("generator.pt2", "x")
+    assert example.shape == (5, 4) and trained == {"epochs": 1}
     for n in (1, 2, 9):
         noise = torch.randn(n, 4)
         assert torch.equal(loaded(noise), net(noise))
 
 
 def test_generators_that_are_none(capsys):
-    common.save_generator(nn.Linear(4, 3), (torch.randn(5, 4),), Path(), "x")
+    common.save_generator(
+        nn.Linear(4, 3), (torch.randn(5, 4),), Path(), "x", arguments()
+    )
     good = bytearray(Path("generator.pt2").read_bytes())
     Path("cut.pt2").write_bytes(good[: len(good) // 2])
     Path("text.pt2").write_text("hello")
@@ -557,7 +561,7 @@ def test_mnist_gan_generates_from_a_saved_generator(small_mnist, capsys):
     G = mnist_gan.Generator()
     average = checkpoint_of("run")["parts"]["average_G"]
     G.load_state_dict({k[7:]: v for k, v in average.items() if k.startswith("module.")})
-    saved_G, _ = common.load_generator("run/generator.pt2", "mnist_gan")
+    saved_G, *_ = common.load_generator("run/generator.pt2", "mnist_gan")
     noise = torch.randn(7, 100)
     images = saved_G(noise)
     assert images.shape == (7, 1, 28, 28)
@@ -714,7 +718,7 @@ def test_linear_gan_generates_and_refuses(capsys):
     linear_gan.main(["--epochs", "1", "--device", "cpu", "--out", "run"])
     G = linear_gan.Generator()
     G.load_state_dict(checkpoint_of("run")["parts"]["G"])
-    saved_G, _ = common.load_generator("run/generator.pt2", "linear_gan")
+    saved_G, *_ = common.load_generator("run/generator.pt2", "linear_gan")
     Z = torch.randn(7, 2)
     assert torch.equal(saved_G(Z), G(Z))
     linear_gan.main(["--generate", "run/generator.pt2", "--out", "more", "--n", "9"])
@@ -740,3 +744,425 @@ def test_linear_gan_document_undoes_every_departure():
     default, _ = linear_gan.parse([])
     for name, value in linear_gan.DOCUMENT.items():
         assert getattr(args, name) == value != getattr(default, name)
+
+
+def test_figures_that_move_are_drawn_in_full():
+    fig, (axes,) = common.new_figure(1, (4, 3))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    (line,) = axes.plot([], [])
+    pictures = []
+    for data in ([0, 1], [0, 0.5], [0, 1]):
+        line.set_data([0, 1], data)
+        common.save_figure(fig, [line], "a.png")
+        pictures.append(Path("a.png").read_bytes())
+    assert pictures[0] == pictures[2] != pictures[1]  # nothing of the second is left
+    axes.set_ylim(0, 2)
+    common.save_figure(fig, [line], "a.png")
+    assert Path("a.png").read_bytes() != pictures[2]  # the axis is drawn anew
+    assert Image.open("a.png").size == (240, 180)
+
+
+def test_linear_gan_show_without_a_screen(capsys, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    refused(capsys, "screen", linear_gan.main, ["--show", "--max-steps", "1"])
+
+
+# --- curve_gan.py ---------------------------------------------------------------------
+
+
+def test_early_stop_stops_when_and_only_when_it_should():
+    for script in (curve_gan, numbers_gan):
+        stopper = script.EarlyStop(3)
+        said = [stopper.stop(gdif) for gdif in (5, 4, 4, 6, 3, 3, 4, 2, 9, 9, 9)]
+        assert said == [False] * 10 + [True]  # an equal gdif is no improvement
+        assert stopper.min_gdif == 2 and stopper.steps == 3
+        better = script.EarlyStop(1)
+        assert not any(better.stop(-x) for x in range(50))
+    assert curve_gan.EarlyStop().patience == 1000
+    assert numbers_gan.EarlyStop().patience == 800
+
+
+@pytest.mark.parametrize("curve", list(curve_gan.CURVES))
+def test_curve_gan_data_and_quality(curve):
+    torch.manual_seed(0)
+    data = curve_gan.create_data(curve)
+    f, _, (low, high), (bottom, top) = curve_gan.CURVES[curve]
+    assert data.shape == (2048, 2) and curve_gan.performance(data, curve) < 1e-9
+    assert low <= data[:, 0].min() < low + 0.1 and high - 0.1 < data[:, 0].max() <= high
+    assert bottom <= data[:, 1].min() and data[:, 1].max() <= top
+
+    variance = data[:, 1].var().item()
+    good = curve_gan.create_data(curve, 4096)
+    assert curve_gan.gap(**curve_gan.quality(good, curve, variance)) < 0.5
+    collapsed = (
+        good.clone()
+    )  # near one point, on the curve: the document's rule likes it
+    collapsed[:, 0] = low + (high - low) * (0.01 + 0.01 * torch.rand(4096))
+    collapsed[:, 1] = f(collapsed[:, 0])
+    assert curve_gan.performance(collapsed, curve) < 1e-9
+    assert curve_gan.gap(**curve_gan.quality(collapsed, curve, variance)) > 5
+    half = (
+        good.clone()
+    )  # the half of the range that it leaves out has a tenth of the points
+    middle = (low + high) / 2
+    half[3000:, 0] = low + (good[3000:, 0] - low) / 2
+    half = half[(half[:, 0] < middle) | (torch.rand(4096) < 0.2)]
+    half[:, 1] = f(half[:, 0])
+    assert curve_gan.gap(**curve_gan.quality(half, curve, variance)) > 1
+    off = good + torch.tensor([0.0, 0.1 * variance**0.5])
+    off = curve_gan.quality(off, curve, variance)
+    assert off["error"] == pytest.approx(0.01, rel=0.01) and curve_gan.gap(**off) > 1.9
+    wide = good.clone()
+    wide[:200, 0] = high + 0.01 * (high - low)
+    wide[:, 1] = f(wide[:, 0])
+    wide = curve_gan.quality(wide, curve, variance)
+    assert wide["outside"] == pytest.approx(200 / 4096) and curve_gan.gap(**wide) > 2
+    empty = curve_gan.gap(error=0.0, least=0.0, most=1.2, outside=0.0)
+    assert 100 < empty < math.inf
+
+
+def curve_nets(**options):
+    data = curve_gan.create_data("exponential")
+    mean, std = data.mean(0), data.std(0)
+    D = curve_gan.Discriminator(mean, std, **options)
+    return data, D, curve_gan.Generator(mean, std)
+
+
+def test_curve_gan_nets_are_the_documents():
+    data, D, G = curve_nets(noise=0.0, dropout=0.3)
+    shapes = [tuple(p.shape) for p in G.parameters()]
+    assert shapes == [(16, 2), (16,), (32, 16), (32,), (2, 32), (2,)]
+    shapes = [tuple(p.shape) for p in D.parameters() if p.dim() == 2]
+    assert shapes == [(256, 2), (128, 256), (64, 128), (1, 64)]
+    assert [layer.p for layer in D if isinstance(layer, nn.Dropout)] == [0.3] * 3
+    assert G(torch.randn(7, 2)).shape == (7, 2)
+    output = D(data)
+    assert output.shape == (2048, 1) and 0 <= output.min() and output.max() <= 1
+    scaled = D[0](data)  # what the nets see
+    assert torch.allclose(scaled.mean(0), torch.zeros(2), atol=1e-5)
+    assert torch.allclose(scaled.std(0), torch.ones(2), atol=1e-5)
+    assert torch.allclose(G[-1](scaled), data, atol=1e-4)
+
+
+def test_curve_gan_noise_blurs_in_training_only():
+    torch.manual_seed(0)
+    noise, points = curve_gan.Noise(0.1), torch.zeros(10_000, 2)
+    assert noise(points).std().item() == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(noise.eval()(points), points)
+    assert torch.equal(curve_gan.Noise(0.0)(points), points)
+
+
+def test_curve_gan_updates_touch_one_net_each():
+    data, D, G = curve_nets()
+    bce, real = nn.BCELoss(), data[:8]
+    optimD = torch.optim.Adam(D.parameters())
+    optimG = torch.optim.Adam(G.parameters())
+    for update in (
+        lambda: curve_gan.train_D_on_real(real, D, bce, optimD),
+        lambda: curve_gan.train_D_on_fake(8, D, G, bce, optimD),
+    ):
+        before = copy.deepcopy((G.state_dict(), D.state_dict()))
+        loss = update()
+        assert loss.item() == pytest.approx(math.log(2), rel=0.2)
+        assert same(before[0], G.state_dict()) and not same(before[1], D.state_dict())
+        assert all(p.grad is None for p in G.parameters())
+    optimD.zero_grad()
+    before = copy.deepcopy((G.state_dict(), D.state_dict()))
+    loss, fake_samples = curve_gan.train_G(8, D, G, bce, optimG)
+    assert loss.item() == pytest.approx(math.log(2), rel=0.2)
+    assert fake_samples.shape == (8, 2) and not fake_samples.requires_grad
+    assert same(before[1], D.state_dict()) and not same(before[0], G.state_dict())
+    assert all(p.grad is None for p in D.parameters())
+
+
+def test_curve_gan_labels_are_the_right_way_round():
+    data, D, G = curve_nets(noise=0.0)
+    nn.init.zeros_(D[-2].weight)
+    nn.init.constant_(D[-2].bias, math.log(0.9 / 0.1))  # D says 0.9 to everything
+    still, bce = torch.optim.SGD(D.parameters(), lr=0.0), nn.BCELoss()
+    real = curve_gan.train_D_on_real(data[:8], D, bce, still)
+    fake = curve_gan.train_D_on_fake(8, D, G, bce, still)
+    loss_G, _ = curve_gan.train_G(8, D, G, bce, still)
+    assert real.item() == pytest.approx(-math.log(0.9), rel=1e-4)
+    assert fake.item() == pytest.approx(-math.log(0.1), rel=1e-4)
+    assert loss_G.item() == pytest.approx(-math.log(0.9), rel=1e-4)
+
+
+def test_curve_gan_end_to_end(capsys):
+    options = ["--curve", "sine", "--epochs", "26", "--device", "cpu"]
+    metrics = curve_gan.main(options)
+    out = capsys.readouterr().out
+    run = Path("runs/curve_gan/1")
+    assert "at epoch 25, G loss: " in out and str(run) in out
+    pictures = {f"epoch_{epoch:05d}.png" for epoch in (1, 25, 26)} | {"generated.png"}
+    assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
+    assert Image.open(run / "training.gif").n_frames == 4
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    losses = metrics["losses"]["loss_D"] + metrics["losses"]["loss_G"]
+    assert len(losses) == 52 and all(0 < loss < 20 for loss in losses)
+    torch.manual_seed(0)  # the weights that both nets started from
+    data = curve_gan.create_data("sine")
+    D = curve_gan.Discriminator(data.mean(0), data.std(0))
+    G = curve_gan.Generator(data.mean(0), data.std(0))
+    parts = checkpoint_of(run)["parts"]
+    for net, state in ((G, parts["G"]), (D, parts["D"])):
+        for name, start in net.named_parameters():
+            assert not torch.equal(start, state[name])
+
+
+def test_curve_gan_saves_the_best_generator_and_stops():
+    still = ["--lr", "1e-30"]  # nothing improves after the first epoch
+    options = [*still, "--patience", "3", "--device", "cpu", "--out", "run"]
+    metrics = curve_gan.main(options)
+    assert len(metrics["losses"]["loss_D"]) == 4
+    assert metrics["score"]["best_epoch"] == 1
+
+    quality, scores = curve_gan.quality, iter((3.0, 1.0, 2.0, 4.0))
+
+    def planned(*args):
+        return quality(*args) | {
+            "most": 1 + next(scores, 0.0),
+            "least": 0.9,
+            "error": 0,
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve_gan, "quality", planned)
+        options = ["--epochs", "4", "--device", "cpu", "--out", "planned"]
+        metrics = curve_gan.main(options)
+    assert metrics["score"]["best_epoch"] == 2
+    curve_gan.main(["--epochs", "2", "--device", "cpu", "--out", "two"])
+    second = checkpoint_of("two")["parts"]["average_G"]
+    saved, *_ = common.load_generator("planned/generator.pt2", "curve_gan")
+    best = {f"module.{name}": value for name, value in saved.state_dict().items()}
+    assert same({name: second[name] for name in best}, best)
+
+
+def test_curve_gan_resume_equals_never_stopping():
+    curve_gan.main(["--epochs", "3", "--device", "cpu", "--out", "whole"])
+    curve_gan.main(["--epochs", "1", "--device", "cpu", "--out", "parts"])
+    resume = ["--resume", "parts/checkpoint.pt", "--device", "cpu", "--epochs", "3"]
+    curve_gan.main(resume)
+    whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
+    del whole["seconds"], parts["seconds"]
+    assert same(whole, parts) and whole["stopper"]["min_gdif"] < math.inf
+    generators = [
+        common.load_generator(f"{run}/generator.pt2", "curve_gan")[0].state_dict()
+        for run in ("whole", "parts")
+    ]
+    assert same(*generators)
+    a, b = (Path(x, "samples/epoch_00003.png").read_bytes() for x in ("whole", "parts"))
+    assert a == b
+
+
+def test_curve_gan_document_undoes_every_departure():
+    args, _ = curve_gan.parse(["--document"])
+    default, _ = curve_gan.parse([])
+    for name, value in curve_gan.DOCUMENT.items():
+        assert getattr(args, name) == value != getattr(default, name)
+    options = ["--document", "--epochs", "2", "--device", "cpu", "--out", "run"]
+    curve_gan.main(options)
+    parts = checkpoint_of("run")["parts"]
+    (group,) = parts["optimD"]["param_groups"]
+    assert group["betas"] == (0.9, 0.999) and group["lr"] == 0.0005
+    saved, *_ = common.load_generator("run/generator.pt2", "curve_gan")
+    last = {name: value for name, value in parts["G"].items() if "mean" not in name}
+    assert same({name: saved.state_dict()[name] for name in last}, last)
+    assert parts["G"]["5.std"].tolist() == [1, 1]
+
+
+def test_curve_gan_generates_and_refuses(capsys):
+    options = ["--curve", "cosine", "--max-steps", "20", "--device", "cpu"]
+    curve_gan.main([*options, "--out", "run"])
+    assert "epoch_00001_step_0004.png" in files_of("run")
+    generator, checkpoint = "run/generator.pt2", "run/checkpoint.pt"
+    saved, (noise,), trained = common.load_generator(generator, "curve_gan")
+    assert noise.shape[1] == 2 and trained["curve"] == "cosine"
+    assert saved(torch.randn(3, 2)).shape == (3, 2)
+    curve_gan.main(["--generate", generator, "--out", "more", "--n", "9"])
+    assert Path("more/samples/generated.png").exists()
+    capsys.readouterr()
+    for options, word in [
+        ("--curve spiral", "--curve"),
+        ("--batch-size 0", "--batch-size"),
+        ("--batch-size 2049", "2048"),
+        ("--dropout 1", "--dropout"),
+        ("--patience 0", "--patience"),
+        ("--noise -1", "--noise"),
+        ("--out run", "not empty"),
+        (f"--resume {generator}", "no checkpoint"),
+        (f"--resume {checkpoint} --curve sine", "--curve"),
+        (f"--generate {checkpoint}", "no generator"),
+    ]:
+        refused(capsys, word, curve_gan.main, options.split())
+    refused(capsys, "curve_gan.py", numbers_gan.main, ["--generate", generator])
+    lr = ["--lr", "1e30", "--device", "cpu", "--out", "wild"]
+    refused(capsys, "learning rate", curve_gan.main, lr, status=1)
+    assert not Path("runs").exists()
+
+
+# --- numbers_gan.py -------------------------------------------------------------------
+
+
+def test_numbers_gan_one_hot_round_trips():
+    assert numbers_gan.onehot_encoder(1, 5).tolist() == [0, 1, 0, 0, 0]
+    onehot75 = numbers_gan.int_to_onehot(75)
+    assert onehot75.shape == (100,) and onehot75[75] == 1 and onehot75.sum() == 1
+    for number in range(100):
+        assert numbers_gan.onehot_to_int(numbers_gan.int_to_onehot(number)) == number
+    numbers = torch.randperm(100)
+    vectors = numbers_gan.int_to_onehot(numbers)
+    assert vectors.shape == (100, 100) and vectors.dtype == torch.float32
+    assert torch.equal(numbers_gan.data_to_num(vectors), numbers)
+
+
+@pytest.mark.parametrize("pattern", [(5, 0), (3, 0), (2, 1), (7, 3), (1, 0), (99, 98)])
+def test_numbers_gan_sequences_have_the_pattern(pattern):
+    torch.manual_seed(0)
+    multiple, remainder = pattern
+    possible = [x for x in range(100) if x % multiple == remainder]
+    sequence = numbers_gan.gen_sequence(*pattern, n=5000)
+    assert sorted(set(sequence.tolist())) == possible
+    batch = numbers_gan.gen_batch(*pattern)
+    assert batch.shape == (10, 100)
+    assert set(numbers_gan.data_to_num(batch).tolist()) <= set(possible)
+
+
+def test_numbers_gan_tells_good_from_collapsed_and_wrong():
+    onehot = numbers_gan.int_to_onehot
+    good = onehot(torch.arange(0, 100, 5).repeat(500))
+    assert numbers_gan.distance(good) == 0
+    assert numbers_gan.variation(good) == pytest.approx(0, abs=1e-6)
+    score = numbers_gan.score(good)
+    assert score["fit"] == pytest.approx(1) and score["appear"] == 20
+    assert score["rarest"] == pytest.approx(1) == score["commonest"]
+
+    zeros = onehot(torch.zeros(10_000, dtype=torch.int64))
+    assert numbers_gan.distance(zeros) == 0  # the document's rule is fooled
+    assert numbers_gan.variation(zeros) == pytest.approx(0.95)
+    score = numbers_gan.score(zeros)
+    assert score["fit"] == 1 and score["appear"] == 1
+    assert score["rarest"] == 0 and score["commonest"] == pytest.approx(20)
+
+    wrong = onehot(torch.arange(1, 100, 5).repeat(500))  # off by one, all of them
+    assert numbers_gan.distance(wrong) == 1
+    assert numbers_gan.variation(wrong) == pytest.approx(1)
+    assert numbers_gan.score(wrong)["fit"] == 0
+    assert numbers_gan.distance(wrong, 5, 1) == 0
+    odd = onehot(torch.arange(1, 100, 2))
+    assert numbers_gan.variation(odd, 2, 1) == pytest.approx(0, abs=1e-6)
+
+
+def test_numbers_gan_updates_are_the_documents():
+    D, G, bce = numbers_gan.Discriminator(), numbers_gan.Generator(), nn.BCELoss()
+    shapes = [tuple(p.shape) for p in (*D.parameters(), *G.parameters())]
+    assert shapes == [(1, 100), (1,), (100, 100), (100,)]
+    still_D = torch.optim.SGD(D.parameters(), lr=0.0)
+    still_G = torch.optim.SGD(G.parameters(), lr=0.0)
+    moving_D = torch.optim.Adam(D.parameters())
+    moving_G = torch.optim.Adam(G.parameters())
+    before = copy.deepcopy((D.state_dict(), G.state_dict()))
+    batch = numbers_gan.gen_batch()
+    numbers_gan.train_D_G(batch, D, G, bce, moving_D, still_G)
+    assert not same(before[0], D.state_dict()) and same(before[1], G.state_dict())
+    before = copy.deepcopy((D.state_dict(), G.state_dict()))
+    data, *losses = numbers_gan.train_D_G(batch, D, G, bce, still_D, moving_G)
+    assert same(before[0], D.state_dict()) and not same(before[1], G.state_dict())
+    assert data.shape == (10, 100) and data.min() >= 0 and not data.requires_grad
+
+    nn.init.zeros_(D[0].weight)
+    nn.init.constant_(D[0].bias, math.log(0.9 / 0.1))  # D says 0.9 to everything
+    _, *losses = numbers_gan.train_D_G(batch, D, G, bce, still_D, still_G)
+    wanted = [-math.log(0.9) - math.log(0.1), -math.log(0.9)]
+    assert [loss.item() for loss in losses] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_numbers_gan_end_to_end(capsys):
+    metrics = numbers_gan.main(["--epochs", "120", "--device", "cpu"])
+    out = capsys.readouterr().out
+    run = Path("runs/numbers_gan/1")
+    assert "epoch   100: " in out and "possible numbers appear" in out
+    pictures = {"epoch_00120.png", "generated.png"}
+    assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    losses = metrics["losses"]["loss_D"] + metrics["losses"]["loss_G"]
+    assert len(losses) == 6 and all(0 < loss < 20 for loss in losses)
+    torch.manual_seed(0)  # the weights that both nets started from
+    D, G = numbers_gan.Discriminator(), numbers_gan.Generator()
+    parts = checkpoint_of(run)["parts"]
+    for net, state in ((G, parts["G"]), (D, parts["D"])):
+        assert not torch.equal(net[0].weight, state["0.weight"])
+
+
+def test_numbers_gan_learns_and_stops():
+    options = ["--epochs", "1500", "--average", "0.99", "--device", "cpu"]
+    metrics = numbers_gan.main(options)
+    assert metrics["score"]["fit"] > 0.95
+    still = ["--lr", "1e-30", "--patience", "150", "--device", "cpu", "--out", "still"]
+    numbers_gan.main(still)
+    assert checkpoint_of("still")["epoch"] == 200  # asked at 50, 100, 150 and 200
+
+
+def test_numbers_gan_resume_equals_never_stopping():
+    numbers_gan.main(["--epochs", "300", "--device", "cpu", "--out", "whole"])
+    numbers_gan.main(["--max-steps", "130", "--device", "cpu", "--out", "parts"])
+    resume = ["--resume", "parts/checkpoint.pt", "--device", "cpu", "--epochs", "300"]
+    numbers_gan.main(resume)
+    whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
+    assert same(whole["parts"], parts["parts"]) and same(whole["rng"], parts["rng"])
+    assert whole["stopper"] == parts["stopper"]
+    a, b = (Path(x, "samples/epoch_00300.png").read_bytes() for x in ("whole", "parts"))
+    assert a == b
+
+
+def test_numbers_gan_document_undoes_every_departure():
+    args, _ = numbers_gan.parse(["--document"])
+    default, _ = numbers_gan.parse([])
+    for name, value in numbers_gan.DOCUMENT.items():
+        assert getattr(args, name) == value != getattr(default, name)
+    options = ["--document", "--epochs", "5", "--device", "cpu", "--out", "run"]
+    numbers_gan.main(options)
+    last = checkpoint_of("run")["parts"]["G"]
+    saved, *_ = common.load_generator("run/generator.pt2", "numbers_gan")
+    assert same(dict(saved.state_dict()), dict(last))
+
+
+def test_numbers_gan_generates_and_refuses(capsys):
+    options = ["--multiple", "3", "--epochs", "10", "--device", "cpu", "--out", "run"]
+    numbers_gan.main(options)
+    generator, checkpoint = "run/generator.pt2", "run/checkpoint.pt"
+    capsys.readouterr()
+    numbers_gan.main(["--generate", generator, "--out", "more", "--n", "7"])
+    numbers = capsys.readouterr().out.splitlines()[0].split()
+    assert len(numbers) == 7 and all(0 <= int(number) < 100 for number in numbers)
+    assert Path("more/samples/generated.png").exists()
+    for options, word in [
+        ("--multiple 0", "--multiple"),
+        ("--multiple 100", "--multiple"),
+        ("--multiple 5 --remainder 5", "--remainder"),
+        ("--remainder -1", "--remainder"),
+        ("--epochs 0", "--epochs"),
+        ("--out run", "not empty"),
+        (f"--resume {generator}", "no checkpoint"),
+        (f"--resume {checkpoint} --multiple 5", "--multiple"),
+        (f"--generate {checkpoint}", "no generator"),
+    ]:
+        refused(capsys, word, numbers_gan.main, options.split())
+    assert not Path("runs").exists()
+
+
+def test_numbers_gan_stops_when_a_loss_is_nan(monkeypatch, capsys):
+    numbers_gan.main(["--epochs", "10", "--device", "cpu", "--out", "run"])
+    before = Path("run/checkpoint.pt").read_bytes()
+    train_D_G = numbers_gan.train_D_G
+
+    def broken(*args):
+        data, loss_D, _ = train_D_G(*args)
+        return data, loss_D, torch.tensor(float("nan"))
+
+    monkeypatch.setattr(numbers_gan, "train_D_G", broken)
+    resume = ["--resume", "run/checkpoint.pt", "--epochs", "20", "--device", "cpu"]
+    capsys.readouterr()
+    words = ("loss_G is nan", "learning rate")
+    refused(capsys, words, numbers_gan.main, resume, status=1)
+    assert Path("run/checkpoint.pt").read_bytes() == before

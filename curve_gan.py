@@ -1,0 +1,395 @@
+"""A GAN that learns to draw a curve, one point (x, y) at a time.
+
+Mirrors document 4, 第三章：生成对抗网络：形状和数量生成: sections 3.1 to 3.4 and exercises
+3.1 to 3.3, in their order, with the document's names.
+
+    python curve_gan.py                       # y = 1.08^x, as in the document
+    python curve_gan.py --curve sine          # exercises 3.1 to 3.3
+    python curve_gan.py --resume runs/curve_gan/1/checkpoint.pt
+    python curve_gan.py --generate runs/curve_gan/1/generator.pt2 --n 500
+
+DOCSTRING
+"""
+
+import argparse
+import copy
+import math
+import time
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+
+import common
+
+# The defaults under --document, in the order of the departures above.
+DOCUMENT = {
+    "standardize": False,
+    "noise": 0.0,
+    "dropout": 0.3,
+    "lr": 0.0005,
+    "beta1": 0.9,
+    "average": 0.0,
+    "watch": "error",
+    "patience": 1000,
+}
+
+
+# --- The training data (section 3.2, exercises 3.1 and 3.2) ---------------------------
+
+# name: (y as a function of x, what the figure calls it, range of x, limits of y there)
+CURVES = {
+    "exponential": (lambda x: 1.08**x, "1.08^x", (0, 50), (0, 50)),
+    "sine": (torch.sin, "sin(x)", (-5, 5), (-1.2, 1.2)),
+    "cosine": (torch.cos, "cos(x)", (-5, 5), (-1.2, 1.2)),
+    "quadratic": (lambda x: x**2, "x^2", (-5, 5), (-2, 27)),
+    "inverted-u": (
+        lambda x: 50 - (x - 25) ** 2 / 12.5,
+        "inverted U",
+        (0, 50),
+        (-2, 54),
+    ),
+}
+
+
+def create_data(curve, observations=2048):
+    """Points on the curve, (observations, 2), with x uniform over the curve's range."""
+    f, _, (low, high), _ = CURVES[curve]
+    train_data = torch.zeros((observations, 2))
+    train_data[:, 0] = low + (high - low) * torch.rand(observations)
+    train_data[:, 1] = f(train_data[:, 0])
+    return train_data
+
+
+# --- The networks (sections 3.3.1 and 3.3.2) ------------------------------------------
+
+
+class Scale(nn.Module):
+    """Points (batch, 2) to points * std + mean, coordinate by coordinate."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, points):
+        return points * self.std + self.mean
+
+
+class Noise(nn.Module):
+    """In training, blur the points (batch, 2): add N(0, std^2) to each coordinate.
+
+    "Instance noise", Sønderby et al., 2017, and Arjovsky and Bottou, 2017: the points lie
+    on two thin lines, which D can tell apart perfectly, and then G has no gradient to
+    follow; blurred, they overlap.
+    """
+
+    def __init__(self, std):
+        super().__init__()
+        self.std = std
+
+    def forward(self, points):
+        if self.training and self.std:
+            points = points + self.std * torch.randn_like(points)
+        return points
+
+
+def Discriminator(mean, std, noise=0.2, dropout=0.0):
+    """Points (batch, 2) to the probability that they are real, (batch, 1)."""
+    return nn.Sequential(
+        Scale(-mean / std, 1 / std),  # each coordinate to mean 0 and deviation 1
+        Noise(noise),
+        nn.Linear(2, 256),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(256, 128),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(64, 1),
+        nn.Sigmoid(),
+    )
+
+
+def Generator(mean, std):
+    """Noise (batch, 2) to points (batch, 2)."""
+    return nn.Sequential(
+        nn.Linear(2, 16),
+        nn.ReLU(),
+        nn.Linear(16, 32),
+        nn.ReLU(),
+        nn.Linear(32, 2),
+        Scale(mean, std),  # and back
+    )
+
+
+# --- How good is it, and when to stop (section 3.3.3) ---------------------------------
+
+
+def performance(fake_samples, curve):
+    """The document's measure: the mean squared error in y of points (batch, 2)."""
+    real = CURVES[curve][0](fake_samples[:, 0])
+    return nn.functional.mse_loss(fake_samples[:, 1], real)
+
+
+@torch.no_grad()
+def quality(fake_samples, curve, variance):
+    """What performance cannot see as well. fake_samples: (n, 2), n in the thousands.
+
+    Returns {"error": the mean squared error as a share of the variance of y in the data,
+    "least" and "most": the points in the emptiest and in the fullest tenth of the range of
+    x, 1 being a fair share, "outside": the share of the points beyond that range}.
+    """
+    fake_samples = fake_samples.cpu()
+    low, high = CURVES[curve][2]
+    shares = torch.histc(fake_samples[:, 0], 10, low, high) / len(fake_samples) * 10
+    inside = (fake_samples[:, 0] >= low) & (fake_samples[:, 0] <= high)
+    return {
+        "error": performance(fake_samples, curve).item() / variance,
+        "least": shares.min().item(),
+        "most": shares.max().item(),
+        "outside": 1 - inside.double().mean().item(),
+    }
+
+
+def gap(error, least, most, outside):
+    """One number for EarlyStop from what quality returns: the worst of its four.
+
+    Below 1 if the error is below 0.5%, each tenth of the range of x has between half and
+    twice its fair share, and fewer than 2% of the points are outside.
+    """
+    return max(error / 0.005, 1 / max(least, 0.001) - 1, most - 1, outside / 0.02)
+
+
+class EarlyStop:
+    """Says when gdif has not become smaller for `patience` calls of stop in a row."""
+
+    def __init__(self, patience=1000):
+        self.patience = patience
+        self.steps = 0  # since the smallest gdif: 0 if the last one was it
+        self.min_gdif = float("inf")
+
+    def stop(self, gdif):
+        if gdif < self.min_gdif:
+            self.min_gdif = gdif
+            self.steps = 0
+        else:
+            self.steps += 1
+        return self.steps >= self.patience
+
+
+# --- One step of each (section 3.4.1) -------------------------------------------------
+
+
+def train_D_on_real(real_samples, D, loss_fn, optimD):
+    """Update D on real points (batch, 2). Returns the loss as a tensor."""
+    optimD.zero_grad()
+    out_D = D(real_samples)  # (batch, 1)
+    loss_D = loss_fn(out_D, torch.ones_like(out_D))
+    loss_D.backward()
+    optimD.step()
+    return loss_D.detach()
+
+
+def train_D_on_fake(batch_size, D, G, loss_fn, optimD):
+    """Update D on batch_size of G's points. Returns the loss as a tensor."""
+    noise = torch.randn((batch_size, 2), device=G[0].weight.device)
+    fake_samples = G(noise).detach()  # G learns nothing here
+    optimD.zero_grad()
+    out_D = D(fake_samples)  # (batch, 1)
+    loss_D = loss_fn(out_D, torch.zeros_like(out_D))
+    loss_D.backward()
+    optimD.step()
+    return loss_D.detach()
+
+
+def train_G(batch_size, D, G, loss_fn, optimG):
+    """Update G, so that D takes its points for real. Returns the loss and the points."""
+    noise = torch.randn((batch_size, 2), device=G[0].weight.device)
+    optimG.zero_grad()
+    fake_samples = G(noise)
+    out_G = D(fake_samples)  # (batch, 1)
+    loss_G = loss_fn(out_G, torch.ones_like(out_G))
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D's weights
+    optimG.step()
+    return loss_G.detach(), fake_samples.detach()
+
+
+def create_figure(train_data, curve):
+    """The data, red, and what is to move: generated points, green, and the title."""
+    _, label, x_range, y_limits = CURVES[curve]
+    fig, (axes,) = common.new_figure(1, (8, 6))
+    real = train_data.cpu()
+    (points,) = axes.plot([], [], "*", c="g", label="generated samples")
+    axes.plot(*real.T, ".", c="r", alpha=0.1, label="real samples")
+    axes.set(xlabel="values of x", ylabel=f"values of $y={label}$")
+    axes.set(xlim=x_range, ylim=y_limits)
+    axes.legend(loc="upper left")
+    return fig, points, axes.title
+
+
+def test_epoch(title, fake_samples, figure, path):
+    """Draw generated points (n, 2) over the data."""
+    fig, points, fig_title = figure
+    points.set_data(*fake_samples.detach().cpu().T)
+    fig_title.set_text(title)
+    common.save_figure(fig, [points, fig_title], path)
+
+
+# --- Main (sections 3.4.1 and 3.4.2) --------------------------------------------------
+
+
+def parse(argv):
+    parser = common.make_parser("curve_gan", __doc__, epochs=10_000, batch_size=128)
+    add = parser.add_argument
+    add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
+    flag = argparse.BooleanOptionalAction
+    add("--standardize", action=flag, default=True, help="scale points for the nets")
+    add("--noise", type=common.fraction, default=0.2, help="first blur before D")
+    add("--dropout", type=common.fraction, default=0.0, help="in D")
+    add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
+    add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
+    add("--average", type=common.fraction, default=0.995, help="decay of G's average")
+    what = "what EarlyStop watches"
+    add("--watch", choices=["quality", "error"], default="quality", help=what)
+    patience = "epochs without improvement before the end"
+    add("--patience", type=common.positive_int, default=200, help=patience)
+    add("--n", type=common.positive_int, default=128, help="points for --generate")
+    return common.parse_arguments(parser, argv, DOCUMENT)
+
+
+def generate(args):
+    """--generate: draw args.n points from a saved generator into a new run folder."""
+    new_G, _, trained = common.load_generator(args.generate, "curve_gan")
+    run = common.run_folder("curve_gan", args)
+    path = run / "samples" / "generated.png"
+    with common.one_line_errors(run):
+        new_data = new_G(torch.randn((args.n, 2)))
+        figure = create_figure(create_data(trained["curve"]), trained["curve"])
+        test_epoch("generated", new_data, figure, path)
+    print(f"{args.n} points in {path}")
+
+
+def main(argv=None):
+    args, checkpoint = parse(argv)
+    torch.manual_seed(args.seed)
+    if args.generate:
+        return generate(args)
+    torch.set_num_threads(1)  # more would only wait for each other
+
+    device, batch_size = args.device, args.batch_size
+    train_data = create_data(args.curve)
+    variance = train_data[:, 1].var().item()
+    mean, std = torch.zeros(2), torch.ones(2)
+    if args.standardize:
+        mean, std = train_data.mean(0), train_data.std(0)
+    D = Discriminator(mean, std, args.noise, args.dropout).to(device)
+    G = Generator(mean, std).to(device)
+    average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
+    best_G = copy.deepcopy(G)
+    loss_fn = nn.BCELoss()
+    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
+    optimD = torch.optim.Adam(D.parameters(), **adam)
+    optimG = torch.optim.Adam(G.parameters(), **adam)
+    stopper = EarlyStop(args.patience)
+
+    train_data = train_data.to(device)
+    fixed_noise = torch.randn((4096, 2)).to(device)  # to judge and draw always the same
+    steps = common.count_steps(train_data, batch_size)  # in an epoch: 16
+    history = {"loss_D": [], "loss_G": []}
+    done, seconds = 0, 0.0  # epochs so far, and the time that they took
+    parts = {"G": G, "D": D, "average_G": average_G, "best_G": best_G}
+    parts |= {"optimG": optimG, "optimD": optimD}
+    if checkpoint:
+        common.restore(checkpoint, parts, device)
+        history, done = checkpoint["history"], checkpoint["epoch"]
+        seconds = checkpoint["seconds"]
+        vars(stopper).update(checkpoint["stopper"])
+
+    left = args.max_steps or math.inf  # steps that may still be taken
+    examples = done * len(train_data)
+    epoch = done
+    run = common.run_folder("curve_gan", args)
+    writer = SummaryWriter(run, purge_step=done + 1)
+    figure = create_figure(train_data, args.curve)
+    start = time.perf_counter() - seconds
+
+    with common.one_line_errors(run), writer:
+        for epoch in range(done + 1, args.epochs + 1):
+            D[1].std = args.noise * max(
+                0.5 ** (epoch / 100), 0.25
+            )  # sharper and sharper
+            gloss, dloss = 0, 0
+            now = min(steps, left)
+            batches = common.minibatches(train_data, batch_size)
+            for _, real_samples in zip(range(now), batches):
+                n = len(real_samples)  # 128
+                dloss += train_D_on_real(real_samples, D, loss_fn, optimD)
+                dloss += train_D_on_fake(n, D, G, loss_fn, optimD)
+                loss_G, fake_samples = train_G(n, D, G, loss_fn, optimG)
+                gloss += loss_G
+                average_G.update_parameters(G)
+                examples += n
+            left -= now
+            gloss, dloss = gloss.item() / now, dloss.item() / now
+            common.check_finite(run, loss_D=dloss, loss_G=gloss)
+            history["loss_D"].append(dloss)
+            history["loss_G"].append(gloss)
+            writer.add_scalar("Loss/D", dloss, epoch)
+            writer.add_scalar("Loss/G", gloss, epoch)
+
+            with torch.no_grad():
+                samples = average_G(fixed_noise)  # (4096, 2)
+            if args.watch == "error":
+                gdif = performance(fake_samples, args.curve).item()
+            else:
+                gdif = gap(**quality(samples, args.curve, variance))
+            writer.add_scalar("gdif", gdif, epoch)
+            stop = stopper.stop(gdif)
+            if stopper.steps == 0 or args.watch == "error":
+                best_G.load_state_dict(average_G.module.state_dict())
+            last = stop or epoch == args.epochs or left == 0
+            if epoch == 1 or epoch % 25 == 0 or last:
+                print(
+                    f"at epoch {epoch}, G loss: {gloss:.4f}, D loss: {dloss:.4f}, ",
+                    end="",
+                )
+                print(f"gdif: {gdif:.3g}")
+                name = f"epoch_{epoch:05d}"
+                if now < steps:  # --max-steps: so many steps after the epoch before
+                    name = f"epoch_{epoch - 1:05d}_step_{now:04d}"
+                path = run / "samples" / f"{name}.png"
+                test_epoch(f"epoch {epoch}", samples[:batch_size], figure, path)
+                seconds = time.perf_counter() - start
+                if now == steps:
+                    numbers = {"epoch": epoch, "history": history, "seconds": seconds}
+                    numbers["stopper"] = vars(stopper)
+                    common.save_checkpoint(run, "curve_gan", args, parts, **numbers)
+            if last:
+                break
+
+        common.save_generator(best_G, (fixed_noise,), run, "curve_gan", args)
+        new_G, *_ = common.load_generator(run / "generator.pt2", "curve_gan")
+        new_data = new_G(torch.randn((4096, 2)))  # other noise than training saw
+        path = run / "samples" / "generated.png"
+        test_epoch("the saved generator", new_data[:batch_size], figure, path)
+        result = quality(new_data, args.curve, variance)
+        result["best_epoch"] = epoch - stopper.steps
+        kept = (
+            "the last one"
+            if args.watch == "error"
+            else f"of epoch {epoch - stopper.steps}"
+        )
+        print(f"The generator {kept} is saved. Of 4,096 new points from it:")
+        print(f"mean squared error in y: {100 * result['error']:.2f}% of its variance")
+        shares = f"{result['least']:.2f} to {result['most']:.2f} times a fair share"
+        print(f"each tenth of the range of x has {shares}")
+        print(f"{100 * result['outside']:.2f}% are outside that range")
+        return common.finish(run, args, history, result, seconds, examples)
+
+
+if __name__ == "__main__":
+    main()

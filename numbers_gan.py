@@ -1,0 +1,335 @@
+"""A GAN that learns to name numbers with a pattern: multiples of 5, odd numbers, ...
+
+Mirrors document 4, 第三章：生成对抗网络：形状和数量生成: section 3.5 and exercise 3.4, in
+their order, with the document's names.
+
+    python numbers_gan.py                             # multiples of 5, as in the document
+    python numbers_gan.py --multiple 3                # exercise 3.4
+    python numbers_gan.py --multiple 2 --remainder 1  # odd numbers
+    python numbers_gan.py --resume runs/numbers_gan/1/checkpoint.pt
+    python numbers_gan.py --generate runs/numbers_gan/1/generator.pt2 --n 20
+
+DOCSTRING
+"""
+
+import copy
+import math
+import time
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+
+import common
+
+# The defaults under --document, in the order of the departures above.
+DOCUMENT = {"beta1": 0.9, "average": 0.0, "watch": "remainder", "patience": 800}
+
+
+# --- Numbers as one-hot vectors (section 3.5.1) ---------------------------------------
+
+
+def onehot_encoder(position, depth):
+    """An index, or indices (n,), to one-hot vectors, (depth,) or (n, depth), float32."""
+    return nn.functional.one_hot(torch.as_tensor(position), depth).float()
+
+
+def int_to_onehot(number):
+    """A number from 0 to 99, or numbers (n,), to one-hot vectors, (100,) or (n, 100)."""
+    return onehot_encoder(number, 100)
+
+
+def onehot_to_int(onehot):
+    """One vector (100,) to the number that it stands for, where it is largest: an int."""
+    return torch.argmax(onehot).item()
+
+
+# --- Sequences with a pattern (section 3.5.2) -----------------------------------------
+
+
+def gen_sequence(multiple=5, remainder=0, n=10):
+    """n random numbers from 0 to 99 that leave this remainder when divided: (n,) int64."""
+    possible = len(range(remainder, 100, multiple))
+    indices = torch.randint(0, possible, (n,))
+    return indices * multiple + remainder
+
+
+def gen_batch(multiple=5, remainder=0, n=10):
+    """What D learns from: the same as one-hot vectors, (n, 100)."""
+    return int_to_onehot(gen_sequence(multiple, remainder, n))
+
+
+def data_to_num(data):
+    """Vectors (n, 100) to numbers (n,): each one's position with the highest value."""
+    return torch.argmax(data, dim=-1)
+
+
+def Discriminator():
+    """Vectors (n, 100) to the probability that they are real, (n, 1)."""
+    return nn.Sequential(nn.Linear(100, 1), nn.Sigmoid())
+
+
+def Generator():
+    """Noise (n, 100) to vectors (n, 100), none of them negative."""
+    return nn.Sequential(nn.Linear(100, 100), nn.ReLU())
+
+
+# --- Training (section 3.5.3) ---------------------------------------------------------
+
+
+def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
+    """Update D on real vectors (n, 100), then on n generated ones, then update G.
+
+    Returns the generated vectors (n, 100) and the losses of D (both added) and of G.
+    """
+    n = len(true_data)
+    optimD.zero_grad()
+    out_D = D(true_data)  # (n, 1)
+    loss_real = loss_fn(out_D, torch.ones_like(out_D))
+    loss_real.backward()
+    optimD.step()
+
+    noise = torch.randn((n, 100), device=true_data.device)
+    generated_data = G(noise).detach()  # G learns nothing here
+    optimD.zero_grad()
+    out_D = D(generated_data)
+    loss_fake = loss_fn(out_D, torch.zeros_like(out_D))
+    loss_fake.backward()
+    optimD.step()
+
+    noise = torch.randn((n, 100), device=true_data.device)
+    optimG.zero_grad()
+    generated_data = G(noise)
+    out_G = D(generated_data)
+    loss_G = loss_fn(out_G, torch.ones_like(out_G))
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D's weights
+    optimG.step()
+    return generated_data.detach(), (loss_real + loss_fake).detach(), loss_G.detach()
+
+
+def distance(generated_data, multiple=5, remainder=0):
+    """The document's measure: the mean square of what is left over, 0 if all fit.
+
+    It cannot see variety: a generator that only ever says 0 is perfect.
+    """
+    nums = data_to_num(generated_data)
+    remainders = (nums - remainder) % multiple
+    return remainders.square().float().mean().item()
+
+
+def variation(generated_data, multiple=5, remainder=0):
+    """How far the numbers in (n, 100), n in the thousands, are from what they should be.
+
+    The total variation distance: the share of them that would have to change for all to
+    fit and each possible number to appear equally often. 0 is perfect, 1 is all wrong.
+    """
+    shares = data_to_num(generated_data).bincount(minlength=100) / len(generated_data)
+    possible = torch.arange(remainder, 100, multiple)
+    fair = torch.zeros(100, device=shares.device)
+    fair[possible] = 1 / len(possible)
+    return (shares - fair).abs().sum().item() / 2
+
+
+class EarlyStop:
+    """Says when gdif has not become smaller for `patience` calls of stop in a row."""
+
+    def __init__(self, patience=800):
+        self.patience = patience
+        self.steps = 0  # since the smallest gdif: 0 if the last one was it
+        self.min_gdif = float("inf")
+
+    def stop(self, gdif):
+        if gdif < self.min_gdif:
+            self.min_gdif = gdif
+            self.steps = 0
+        else:
+            self.steps += 1
+        return self.steps >= self.patience
+
+
+# --- How good is it? ------------------------------------------------------------------
+
+
+def score(generated_data, multiple=5, remainder=0):
+    """Judge vectors (n, 100), n in the thousands, by the numbers that they stand for.
+
+    Returns the share that fits the pattern, how many of the possible numbers appear, and
+    the rarest's and the commonest's share, 1 being a fair one.
+    """
+    shares = data_to_num(generated_data).bincount(minlength=100) / len(generated_data)
+    shares = shares[remainder::multiple]  # those of the possible numbers
+    return {
+        "fit": shares.sum().item(),
+        "possible": len(shares),
+        "appear": int((shares > 0).sum()),
+        "rarest": shares.min().item() * len(shares),
+        "commonest": shares.max().item() * len(shares),
+    }
+
+
+def create_figure(multiple, remainder):
+    """A bar for each number from 0 to 99, green if it fits, red if not.
+
+    Returns (figure, the bars and the title, which are to be moved).
+    """
+    fig, (axes,) = common.new_figure(1, (8, 4))
+    fits = [number % multiple == remainder for number in range(100)]
+    fair = 1 / sum(fits)
+    bars = axes.bar(range(100), 0, color=["g" if fit else "r" for fit in fits])
+    axes.axhline(fair, color="grey", linestyle=":", label="fair share")
+    axes.set(xlim=(-1, 100), ylim=(0, 3 * fair), xlabel="number", ylabel="share")
+    axes.legend(loc="upper right")
+    return fig, [*bars, axes.title]
+
+
+def draw(title, generated_data, figure, path):
+    """Show how often each number appears among vectors (n, 100)."""
+    fig, moving = figure
+    nums = data_to_num(generated_data).cpu()
+    shares = nums.bincount(minlength=100) / len(nums)
+    for bar, share in zip(moving, shares.tolist()):
+        bar.set_height(share)
+    moving[-1].set_text(title)
+    common.save_figure(fig, moving, path)
+
+
+# --- Main (sections 3.5.3 and 3.5.4) --------------------------------------------------
+
+
+def parse(argv):
+    parser = common.make_parser("numbers_gan", __doc__, epochs=10_000, batch_size=10)
+    add = parser.add_argument
+    add("--multiple", type=common.positive_int, default=5, help="of what, below 100")
+    add("--remainder", type=common.natural, default=0, help="what is left over")
+    add("--lr", type=common.positive_float, default=0.0005, help="Adam's learning rate")
+    add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
+    add("--average", type=common.fraction, default=0.999, help="decay of G's average")
+    what = "what EarlyStop watches"
+    add("--watch", choices=["variation", "remainder"], default="variation", help=what)
+    patience = "epochs without improvement before the end"
+    add("--patience", type=common.positive_int, default=2000, help=patience)
+    add("--n", type=common.positive_int, default=10, help="numbers for --generate")
+    args, checkpoint = common.parse_arguments(parser, argv, DOCUMENT)
+    if args.multiple > 99:
+        parser.error(f"--multiple {args.multiple}: the numbers end at 99")
+    if args.remainder >= args.multiple:
+        parser.error(f"--remainder {args.remainder} must be below --multiple")
+    return args, checkpoint
+
+
+def generate(args):
+    """--generate: print args.n numbers from a saved generator, and draw their shares."""
+    new_G, _, trained = common.load_generator(args.generate, "numbers_gan")
+    run = common.run_folder("numbers_gan", args)
+    path = run / "samples" / "generated.png"
+    with common.one_line_errors(run):
+        new_data = new_G(torch.randn((args.n, 100)))
+        figure = create_figure(trained["multiple"], trained["remainder"])
+        draw(f"{args.n} numbers", new_data, figure, path)
+    print(*data_to_num(new_data).tolist())
+    print(f"How often each appears: {path}")
+
+
+def main(argv=None):
+    args, checkpoint = parse(argv)
+    torch.manual_seed(args.seed)
+    if args.generate:
+        return generate(args)
+    torch.set_num_threads(1)  # more would only wait for each other
+
+    device, pattern = args.device, (args.multiple, args.remainder)
+    D, G = Discriminator().to(device), Generator().to(device)
+    average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
+    best_G = copy.deepcopy(G)
+    loss_fn = nn.BCELoss()
+    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
+    optimD = torch.optim.Adam(D.parameters(), **adam)
+    optimG = torch.optim.Adam(G.parameters(), **adam)
+    # EarlyStop is asked every epoch about ten numbers, or every 50 about 10,000.
+    every = 1 if args.watch == "remainder" else 50
+    stopper = EarlyStop(math.ceil(args.patience / every))
+
+    fixed_noise = torch.randn((10_000, 100)).to(
+        device
+    )  # to judge and draw always the same
+    history = {"loss_D": [], "loss_G": []}  # means of 50 epochs each
+    done, seconds = 0, 0.0  # epochs so far, and the time that they took
+    parts = {"G": G, "D": D, "average_G": average_G, "best_G": best_G}
+    parts |= {"optimG": optimG, "optimD": optimD}
+    if checkpoint:
+        common.restore(checkpoint, parts, device)
+        history, done = checkpoint["history"], checkpoint["epoch"]
+        seconds = checkpoint["seconds"]
+        vars(stopper).update(checkpoint["stopper"])
+
+    last = min(args.epochs, done + (args.max_steps or args.epochs))
+    epoch, stop = done, False
+    run = common.run_folder("numbers_gan", args)
+    writer = SummaryWriter(run, purge_step=done + 1)
+    figure = create_figure(*pattern)
+    gloss, dloss, since = 0, 0, done  # sums of the losses since that epoch
+    start = time.perf_counter() - seconds
+
+    with common.one_line_errors(run), writer:
+        for epoch in range(done + 1, last + 1):
+            true_data = gen_batch(*pattern, args.batch_size).to(device)
+            generated_data, loss_D, loss_G = train_D_G(
+                true_data, D, G, loss_fn, optimD, optimG
+            )
+            average_G.update_parameters(G)
+            dloss += loss_D
+            gloss += loss_G
+            if epoch % every == 0:
+                if args.watch == "remainder":
+                    gdif = distance(generated_data, *pattern)
+                else:
+                    with torch.no_grad():
+                        gdif = variation(average_G(fixed_noise), *pattern)
+                writer.add_scalar("gdif", gdif, epoch)
+                stop = stopper.stop(gdif)
+                if stopper.steps == 0 or args.watch == "remainder":
+                    best_G.load_state_dict(average_G.module.state_dict())
+
+            if epoch % 50 == 0 or epoch == last or stop:
+                print(f"epoch {epoch:5d}:", *data_to_num(generated_data).tolist())
+                n = epoch - since
+                gloss, dloss = gloss.item() / n, dloss.item() / n
+                common.check_finite(run, loss_D=dloss, loss_G=gloss)
+                history["loss_D"].append(dloss)
+                history["loss_G"].append(gloss)
+                writer.add_scalar("Loss/D", dloss, epoch)
+                writer.add_scalar("Loss/G", gloss, epoch)
+                gloss, dloss, since = 0, 0, epoch
+            if epoch % 500 == 0 or epoch == last or stop:
+                with torch.no_grad():
+                    many = average_G(fixed_noise)
+                path = run / "samples" / f"epoch_{epoch:05d}.png"
+                draw(f"epoch {epoch}", many, figure, path)
+                seconds = time.perf_counter() - start
+                numbers = {"epoch": epoch, "history": history, "seconds": seconds}
+                numbers["stopper"] = vars(stopper)
+                common.save_checkpoint(run, "numbers_gan", args, parts, **numbers)
+            if stop:
+                break
+
+        if epoch < every:  # too few for a best one
+            best_G.load_state_dict(average_G.module.state_dict())
+        common.save_generator(best_G, (fixed_noise,), run, "numbers_gan", args)
+        new_G, *_ = common.load_generator(run / "generator.pt2", "numbers_gan")
+        new_data = new_G(torch.randn((10_000, 100)))  # other noise than training saw
+        draw("the saved generator", new_data, figure, run / "samples" / "generated.png")
+        result = score(new_data, *pattern)
+        print("Saved and loaded:", *data_to_num(new_data[:10]).tolist())
+        print(f"Of 10,000 numbers {100 * result['fit']:.2f}% fit the pattern")
+        appear = (
+            f"{result['appear']} of the {result['possible']} possible numbers appear"
+        )
+        least, most = result["rarest"], result["commonest"]
+        print(f"{appear}, {least:.2f} to {most:.2f} times as often as is fair")
+        examples = epoch * args.batch_size
+        return common.finish(run, args, history, result, seconds, examples)
+
+
+if __name__ == "__main__":
+    main()
