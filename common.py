@@ -94,12 +94,13 @@ def make_parser(script, description, epochs, batch_size):
     return parser
 
 
-# What belongs to one call and not to the run: a checkpoint does not bind it.
-_ONE_CALL = {"device", "out", "max_steps", "resume", "generate", "verbose", "show", "n"}
+# What belongs to one call and not to the run: checkpoints and generators do not bind it.
+_ONE_CALL = {"device", "out", "max_steps", "resume", "generate", "verbose", "show"}
+_ONE_CALL |= {"n", "n_cpu", "digits", "reconstruct"}
 
 
 def parse_arguments(parser, argv, document):
-    """Parse the command line; --document and --resume change the defaults.
+    """Parse the command line; --document, --resume and --generate change the defaults.
 
     document: {option: value}, the defaults under --document. Options that are given win.
     Returns (arguments, checkpoint or None); exits with status 2 if anything is wrong.
@@ -107,25 +108,27 @@ def parse_arguments(parser, argv, document):
     args = parser.parse_args(argv)
     if args.document:
         parser.set_defaults(**document)
-    checkpoint = None
+    checkpoint, bound = None, {}
     if args.resume:
         if args.generate or args.out:
             parser.error("--resume writes to its checkpoint's folder and trains on")
         checkpoint = load_checkpoint(args.resume, Path(parser.prog).stem)
         if Path(args.resume).name != "checkpoint.pt":  # going on writes to that name
             parser.error(f"--resume {args.resume}: only of the name checkpoint.pt")
-        parser.set_defaults(**checkpoint["arguments"])
+        bound = checkpoint["arguments"]
+    elif args.generate:
+        bound = load_generator(args.generate, Path(parser.prog).stem)[2]
+        bound.pop("seed", None)  # samples may have another
+    parser.set_defaults(**bound)
     args = parser.parse_args(argv)
 
-    if checkpoint:
-        for name, value in checkpoint["arguments"].items():
-            if name != "epochs" and getattr(args, name, None) != value:
-                option = f"--{name.replace('_', '-')}"
-                parser.error(f"{args.resume} has {option} {value}: leave {option} out")
-        if args.epochs < checkpoint["epoch"]:
-            parser.error(
-                f"{args.resume} has had {checkpoint['epoch']} --epochs already"
-            )
+    for name, value in bound.items():
+        if name != "epochs" and getattr(args, name, None) != value:
+            option = f"--{name.replace('_', '-')}"
+            file = args.resume or args.generate
+            parser.error(f"{file} has {option} {value}: leave {option} out")
+    if checkpoint and args.epochs < checkpoint["epoch"]:
+        parser.error(f"{args.resume} has had {checkpoint['epoch']} --epochs already")
 
     there = {
         "cuda": torch.cuda.is_available(),
@@ -245,7 +248,8 @@ def add_graph(writer, net, inputs):
     """TensorBoard's graph of a net, without PyTorch's warnings on how it is traced."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        writer.add_graph(net, inputs)
+        writer.add_graph(net.eval(), inputs)  # batch norm learns nothing here
+    net.train()
 
 
 def check_finite(run, **losses):
@@ -431,6 +435,14 @@ def save_figure(figure, moving, path):
     Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path)
 
 
+def keep_window(figure):
+    """Wait until the user closes the figure's window, if it has one."""
+    if figure.canvas.manager:
+        from matplotlib import pyplot
+
+        pyplot.show(block=True)
+
+
 # --- What a run ends with -------------------------------------------------------------
 
 
@@ -469,8 +481,12 @@ def plot_losses(history, path):
 
 
 def save_film(folder, path):
-    """Make one GIF of a folder's PNGs, in the order of their names."""
-    frames = [Image.open(path).copy() for path in sorted(folder.glob("*.png"))]
+    """Make one GIF of a folder's PNGs, in the order of their names, or of some 100."""
+    paths = sorted(folder.glob("*.png"))
+    paths = paths[: -1 : math.ceil(len(paths) / 100)] + paths[-1:]
+    if not paths:
+        return
+    frames = [Image.open(path).copy() for path in paths]
     pauses = [150] * (len(frames) - 1) + [2000]  # milliseconds
     frames[0].save(
         path, append_images=frames[1:], save_all=True, duration=pauses, loop=0

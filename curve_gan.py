@@ -33,6 +33,7 @@ DOCUMENT = {
     "average": 0.0,
     "watch": "error",
     "patience": 1000,
+    "epochs": 10_000,
 }
 
 
@@ -243,7 +244,7 @@ def test_epoch(title, fake_samples, figure, path):
 
 
 def parse(argv):
-    parser = common.make_parser("curve_gan", __doc__, epochs=10_000, batch_size=128)
+    parser = common.make_parser("curve_gan", __doc__, epochs=1000, batch_size=128)
     add = parser.add_argument
     add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
     flag = argparse.BooleanOptionalAction
@@ -263,12 +264,12 @@ def parse(argv):
 
 def generate(args):
     """--generate: draw args.n points from a saved generator into a new run folder."""
-    new_G, _, trained = common.load_generator(args.generate, "curve_gan")
+    new_G, *_ = common.load_generator(args.generate, "curve_gan")
     run = common.run_folder("curve_gan", args)
     path = run / "samples" / "generated.png"
     with common.one_line_errors(run):
         new_data = new_G(torch.randn((args.n, 2)))
-        figure = create_figure(create_data(trained["curve"]), trained["curve"])
+        figure = create_figure(create_data(args.curve), args.curve)
         test_epoch("generated", new_data, figure, path)
     print(f"{args.n} points in {path}")
 

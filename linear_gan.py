@@ -6,6 +6,8 @@ order, with the document's names; its train is main here, and init_params leaves
 figure to create_figure.
 
     python linear_gan.py                      # train
+    python linear_gan.py --show               # and watch
+    python linear_gan.py --resume runs/linear_gan/1/checkpoint.pt --epochs 50
     python linear_gan.py --generate runs/linear_gan/1/generator.pt2 --n 500
 
 Writes a figure an epoch, their film, the losses, metrics, a checkpoint, and the generator
@@ -23,8 +25,9 @@ Departures from the document, with that distance after 30 epochs on seeds 0 to 9
 On seeds 10 to 19 the defaults end at 0.141 and 0.306: ten seeds tell little more than
 that beta1 matters. Also, without effect on what is learned: the data are one tensor,
 shuffled without a DataLoader; G's update computes no gradients for D's weights; Adam is
-fused; one thread, as the nets are tiny; figures go to files, always of the same noise,
-and are moved, not drawn anew; epochs count from 1.
+fused; one thread, as the nets are tiny; figures go to files, and to a window only with
+--show, always of the same noise, and what stays the same is not drawn anew; epochs count
+from 1.
 """
 
 import math
@@ -289,10 +292,12 @@ def main(argv=None):
         print(f"{losses}, {speed:.1f} examples/sec")
         for what in ("mean", "covariance"):
             both = (result[what], result[f"{what}_of_data"])
-            ours, theirs = (torch.tensor(x).round(decimals=2).tolist() for x in both)
-            print(f"{what} {ours}, of the data {theirs}")
+            ours, theirs = (torch.tensor(x).double().round(decimals=2) for x in both)
+            print(f"{what} {ours.tolist()}, of the data {theirs.tolist()}")
         print(f"2-Wasserstein distance: {result['wasserstein_2']:.3f}")
-        return common.finish(run, args, history, result, seconds, examples)
+        metrics = common.finish(run, args, history, result, seconds, examples)
+        common.keep_window(fig)
+        return metrics
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ DOCUMENT = {
     "weight_decay": 0.0,
     "average": 0.0,
 }
+# Document 3's defaults with --nets batchnorm, and those under --document.
+BATCHNORM = {"epochs": 100, "batch_size": 64, "lr": 0.0002, "weight_decay": 0.0}
+BATCHNORM_DOCUMENT = {"average": 0.0}
 
 
 # --- Data -----------------------------------------------------------------------------
@@ -115,6 +118,53 @@ class Discriminator(nn.Module):
         return self.model(x)
 
 
+# --- The same with batch norm (document 3, first example) -----------------------------
+
+
+class BatchNormGenerator(nn.Module):
+    """Noise (batch, noise_dim) to flat images (batch, output_dim) in [-1, 1]."""
+
+    def __init__(self, noise_dim=100, output_dim=28 * 28):
+        super().__init__()
+        self.model = nn.Sequential(
+            nn.Linear(noise_dim, 256),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.BatchNorm1d(256),
+            nn.Linear(256, 512),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.BatchNorm1d(512),
+            nn.Linear(512, 1024),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.BatchNorm1d(1024),
+            nn.Linear(1024, output_dim),
+            nn.Tanh(),
+        )
+
+    def forward(self, noise):
+        return self.model(noise)
+
+
+class BatchNormDiscriminator(nn.Module):
+    """For BatchNormGenerator. It has no batch norm: real and fake images must not mix.
+
+    Flat images (batch, input_dim) to the probability that they are real, (batch, 1).
+    """
+
+    def __init__(self, input_dim=28 * 28):
+        super().__init__()
+        self.model = nn.Sequential(
+            nn.Linear(input_dim, 512),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Linear(512, 256),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Linear(256, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, img):
+        return self.model(img)
+
+
 # --- One step of each (section 2) -----------------------------------------------------
 
 
@@ -151,6 +201,30 @@ def train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device):
     return loss_G.detach()
 
 
+def train_both(real_imgs, D, G, loss_func, optim_D, optim_G, noise_dim):
+    """Document 3's step: G's update reuses the images that D has just seen.
+
+    real_imgs: (batch, 784). Returns both losses as tensors; D's is half the sum.
+    """
+    noise = torch.randn(len(real_imgs), noise_dim, device=real_imgs.device)
+    fake_imgs = G(noise)  # (batch, 784)
+
+    real_preds, fake_preds = D(torch.cat([real_imgs, fake_imgs.detach()])).chunk(2)
+    real_loss = loss_func(real_preds, torch.ones_like(real_preds))
+    fake_loss = loss_func(fake_preds, torch.zeros_like(fake_preds))
+    d_loss = (real_loss + fake_loss) / 2
+    optim_D.zero_grad()
+    d_loss.backward()
+    optim_D.step()
+
+    new_fake_preds = D(fake_imgs)  # by the D that has just been updated
+    g_loss = loss_func(new_fake_preds, torch.ones_like(new_fake_preds))
+    optim_G.zero_grad()
+    g_loss.backward(inputs=list(G.parameters()))  # no gradients for D's weights
+    optim_G.step()
+    return d_loss.detach(), g_loss.detach()
+
+
 def moving_average(decay):
     """The rule for AveragedModel: the n-th average is mostly the one before.
 
@@ -158,6 +232,8 @@ def moving_average(decay):
     """
 
     def average(averaged, new, n):
+        if not new.is_floating_point():  # batch norm's count of minibatches
+            return new
         return torch.lerp(new, averaged, min(decay, (1 + n.item()) / (10 + n.item())))
 
     return average
@@ -194,6 +270,11 @@ def score(G, input_dim, device, unit_range=False):
 def parse(argv):
     parser = common.make_parser("mnist_gan", __doc__, epochs=30, batch_size=128)
     add = parser.add_argument
+    nets = (
+        "those of document 2 or of 3; with batchnorm: 100 epochs, minibatches of 64,\n"
+    )
+    nets += "learning rate 0.0002 and no weight decay, unless you say otherwise"
+    add("--nets", choices=["mlp", "batchnorm"], default="mlp", help=nets)
     add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--input-dim", type=common.positive_int, default=100, help="size of the noise")
@@ -204,7 +285,10 @@ def parse(argv):
     add("--unit-range", action=flag, default=False, help="images in [0, 1]")
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
     add("--n", type=common.positive_int, default=64, help="images for --generate")
-    return common.parse_arguments(parser, argv, DOCUMENT)
+    if parser.parse_known_args(argv)[0].nets == "mlp":
+        return common.parse_arguments(parser, argv, DOCUMENT)
+    parser.set_defaults(**BATCHNORM)
+    return common.parse_arguments(parser, argv, BATCHNORM_DOCUMENT)
 
 
 def generate(args):
@@ -226,14 +310,19 @@ def main(argv=None):
 
     device = args.device
     images, _ = load_images(device, args.unit_range)  # (60000, 784)
-    G = Generator(args.input_dim, args.hidden_dim).to(device)
-    D = Discriminator(28 * 28, args.hidden_dim).to(device)
+    if args.nets == "mlp":
+        G = Generator(args.input_dim, args.hidden_dim).to(device)
+        D = Discriminator(28 * 28, args.hidden_dim).to(device)
+    else:
+        G = BatchNormGenerator(args.input_dim).to(device)
+        D = BatchNormDiscriminator().to(device)
     adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
     optim_G = torch.optim.Adam(G.parameters(), **adam)
     # AdamW is Adam, but for a weight decay that does not pass through the moments.
     decay = args.weight_decay
     optim_D = torch.optim.AdamW(D.parameters(), weight_decay=decay, **adam)
-    average_G = AveragedModel(G, avg_fn=moving_average(args.average))
+    rule = moving_average(args.average)
+    average_G = AveragedModel(G, avg_fn=rule, use_buffers=True).eval()
     loss_func = nn.BCELoss()
 
     # The same noise every epoch, so that the sample grids make a film.
@@ -263,12 +352,20 @@ def main(argv=None):
             batches = common.minibatches(images, args.batch_size)
             bar = common.progress(batches, steps, epoch, args.verbose)
             for i, real_images in enumerate(bar, start=1):  # (128, 784), last (96, 784)
-                total_loss_D += train_discriminator(
-                    real_images, D, G, loss_func, optim_D, args.input_dim
-                )
-                total_loss_G += train_generator(
-                    D, G, loss_func, optim_G, len(real_images), args.input_dim, device
-                )
+                if args.nets == "mlp":
+                    loss_D = train_discriminator(
+                        real_images, D, G, loss_func, optim_D, args.input_dim
+                    )
+                    n = len(real_images)
+                    loss_G = train_generator(
+                        D, G, loss_func, optim_G, n, args.input_dim, device
+                    )
+                else:
+                    loss_D, loss_G = train_both(
+                        real_images, D, G, loss_func, optim_D, optim_G, args.input_dim
+                    )
+                total_loss_D += loss_D
+                total_loss_G += loss_G
                 step = (epoch - 1) * steps + i
                 last = i == steps or step == last_step
                 if step % 10 == 0 or last:  # as good as every step, and cheaper
@@ -302,6 +399,9 @@ def main(argv=None):
             if step == last_step:
                 break
 
+        # As document 3 saves them, too; torch.load and load_state_dict read them.
+        torch.save(average_G.module.state_dict(), run / "generator.pth")
+        torch.save(D.state_dict(), run / "discriminator.pth")
         shaped_G = nn.Sequential(average_G.module, nn.Unflatten(1, (1, 28, 28)))
         common.save_generator(shaped_G, (fixed_noise,), run, "mnist_gan", args)
         result = score(average_G, args.input_dim, device, args.unit_range)

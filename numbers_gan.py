@@ -220,12 +220,12 @@ def parse(argv):
 
 def generate(args):
     """--generate: print args.n numbers from a saved generator, and draw their shares."""
-    new_G, _, trained = common.load_generator(args.generate, "numbers_gan")
+    new_G, *_ = common.load_generator(args.generate, "numbers_gan")
     run = common.run_folder("numbers_gan", args)
     path = run / "samples" / "generated.png"
     with common.one_line_errors(run):
         new_data = new_G(torch.randn((args.n, 100)))
-        figure = create_figure(trained["multiple"], trained["remainder"])
+        figure = create_figure(args.multiple, args.remainder)
         draw(f"{args.n} numbers", new_data, figure, path)
     print(*data_to_num(new_data).tolist())
     print(f"How often each appears: {path}")

@@ -23,9 +23,11 @@ from PIL import Image
 from torch import nn
 from torchvision import datasets
 
+import aae_mnist
 import common
 import curve_gan
 import linear_gan
+import mnist_cgan
 import mnist_gan
 import numbers_gan
 
@@ -332,6 +334,7 @@ def files_of(run):
 
 
 RESULTS = {"samples", "losses.png", "training.gif", "metrics.json", "generator.pt2"}
+STATES = {"generator.pth", "discriminator.pth"}  # what mnist_gan.py saves as well
 
 
 def test_mnist_gan_end_to_end(small_mnist, capsys):
@@ -340,7 +343,7 @@ def test_mnist_gan_end_to_end(small_mnist, capsys):
     run = Path("runs/mnist_gan/1")
     assert "Epoch 02 | Step 0003 / 3 | Loss_D " in out and str(run) in out
     pictures = {"epoch_0001.png", "epoch_0002.png"}
-    assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
+    assert files_of(run) == RESULTS | STATES | pictures | {"checkpoint.pt"}
     assert list(run.glob("events.out.tfevents.*"))
     for name in pictures:
         assert Image.open(run / "samples" / name).size == (242, 242)  # 8 x 8 digits
@@ -521,7 +524,7 @@ def test_mnist_gan_interrupted_in_the_middle(small_mnist, monkeypatch, capsys):
     assert not Path("run/generator.pt2").exists()
     resume = ["--resume", "run/checkpoint.pt", "--device", "cpu"]
     mnist_gan.main([*resume, "--epochs", "1"])  # ends the run where it stands
-    assert files_of("run") == RESULTS | {"epoch_0001.png", "checkpoint.pt"}
+    assert files_of("run") == RESULTS | STATES | {"epoch_0001.png", "checkpoint.pt"}
     mnist_gan.main(resume)
     mnist_gan.main(["--epochs", "2", "--device", "cpu", "--out", "whole"])
     a, b = checkpoint_of("run"), checkpoint_of("whole")
@@ -548,7 +551,7 @@ def test_mnist_gan_that_really_diverges(small_mnist, capsys):
 def test_mnist_gan_max_steps(small_mnist):
     mnist_gan.main(["--max-steps", "4", "--device", "cpu", "--out", "run"])
     pictures = {"epoch_0001.png", "epoch_0001_step_0001.png"}
-    assert files_of("run") == RESULTS | pictures | {"checkpoint.pt"}
+    assert files_of("run") == RESULTS | STATES | pictures | {"checkpoint.pt"}
     assert checkpoint_of("run")["epoch"] == 1
     mnist_gan.main(
         ["--resume", "run/checkpoint.pt", "--epochs", "2", "--device", "cpu"]
@@ -642,7 +645,9 @@ def test_mnist_gan_as_a_program():
     )
     assert done.returncode == 0, done.stderr
     assert "Step 0002 / 469" in done.stdout and not done.stderr
-    assert files_of("runs/mnist_gan/1") == RESULTS | {"epoch_0000_step_0002.png"}
+    assert files_of("runs/mnist_gan/1") == RESULTS | STATES | {
+        "epoch_0000_step_0002.png"
+    }
 
 
 # --- linear_gan.py --------------------------------------------------------------------
@@ -1166,3 +1171,361 @@ def test_numbers_gan_stops_when_a_loss_is_nan(monkeypatch, capsys):
     words = ("loss_G is nan", "learning rate")
     refused(capsys, words, numbers_gan.main, resume, status=1)
     assert Path("run/checkpoint.pt").read_bytes() == before
+
+
+# --- mnist_gan.py --nets batchnorm ----------------------------------------------------
+
+
+def test_batchnorm_nets_are_the_documents():
+    G, D = mnist_gan.BatchNormGenerator(), mnist_gan.BatchNormDiscriminator()
+    kinds = [type(layer).__name__ for layer in G.model]
+    assert kinds == ["Linear", "LeakyReLU", "BatchNorm1d"] * 3 + ["Linear", "Tanh"]
+    kinds = [type(layer).__name__ for layer in D.model]
+    assert kinds == ["Linear", "LeakyReLU", "Linear", "LeakyReLU", "Linear", "Sigmoid"]
+    sizes = [layer.out_features for layer in G.model if isinstance(layer, nn.Linear)]
+    assert sizes == [256, 512, 1024, 784]
+    sizes = [layer.out_features for layer in D.model if isinstance(layer, nn.Linear)]
+    assert sizes == [512, 256, 1]
+    slopes = [x.negative_slope for x in [*G.model, *D.model] if hasattr(x, "inplace")]
+    assert slopes == [0.2] * 5
+    args, _ = mnist_gan.parse(["--nets", "batchnorm"])
+    assert (args.epochs, args.batch_size, args.lr, args.beta1) == (100, 64, 0.0002, 0.5)
+    assert args.weight_decay == 0 and args.average > 0
+    args, _ = mnist_gan.parse(["--nets", "batchnorm", "--document", "--epochs", "3"])
+    assert args.average == 0 and args.epochs == 3 and not args.unit_range
+
+
+def test_batchnorm_step_updates_both_nets_by_the_same_images():
+    G, D, bce = mnist_gan.BatchNormGenerator(), Judge(), nn.BCELoss()
+    seen = []
+    D.register_forward_hook(lambda net, inputs, output: seen.append(inputs[0].detach()))
+    still = torch.optim.SGD(D.parameters(), lr=0.0)
+    optim_G = torch.optim.SGD(G.parameters(), lr=0.0)
+    losses = mnist_gan.train_both(torch.ones(6, 784), D, G, bce, still, optim_G, 100)
+    assert torch.equal(seen[0][6:], seen[1])  # G is judged by what D has just seen
+    wanted = [(-math.log(0.9) - math.log(0.8)) / 2, -math.log(0.2)]
+    assert [loss.item() for loss in losses] == pytest.approx(wanted, rel=1e-5)
+
+    D = mnist_gan.BatchNormDiscriminator()
+    nets = {"D": D, "G": G}
+    for moving in nets:
+        optims = {
+            name: torch.optim.SGD(net.parameters(), lr=0.1 * (name == moving))
+            for name, net in nets.items()
+        }
+        before = {
+            name: [p.clone() for p in net.parameters()] for name, net in nets.items()
+        }
+        mnist_gan.train_both(
+            torch.rand(6, 784), D, G, bce, optims["D"], optims["G"], 100
+        )
+        for name, net in nets.items():
+            assert same(before[name], list(net.parameters())) == (name != moving)
+
+
+def test_batchnorm_end_to_end_and_resumed(small_mnist):
+    options = ["--nets", "batchnorm", "--batch-size", "128", "--device", "cpu"]
+    mnist_gan.main([*options, "--epochs", "2", "--out", "whole"])
+    mnist_gan.main([*options, "--epochs", "1", "--out", "parts"])
+    mnist_gan.main(
+        ["--resume", "parts/checkpoint.pt", "--epochs", "2", "--device", "cpu"]
+    )
+    whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
+    assert same(whole["parts"], parts["parts"]) and same(whole["rng"], parts["rng"])
+    G = mnist_gan.BatchNormGenerator()
+    G.load_state_dict(torch.load("whole/generator.pth", weights_only=True))
+    D = mnist_gan.BatchNormDiscriminator()
+    D.load_state_dict(torch.load("whole/discriminator.pth", weights_only=True))
+    assert same(dict(D.state_dict()), dict(whole["parts"]["D"]))
+    saved_G, *_ = common.load_generator("whole/generator.pt2", "mnist_gan")
+    noise = torch.randn(5, 100)
+    assert torch.allclose(saved_G(noise).flatten(1), G.eval()(noise), atol=1e-6)
+    few, all_five = saved_G(noise[:2]), saved_G(noise)
+    assert torch.allclose(all_five[:2], few, atol=1e-6)  # as in eval mode
+    mnist_gan.main(["--generate", "whole/generator.pt2", "--out", "more"])
+    assert Path("more/samples/generated.png").exists()
+
+
+# --- mnist_cgan.py --------------------------------------------------------------------
+
+
+def test_mnist_cgan_nets_are_the_documents():
+    G, D = mnist_cgan.Generator(), mnist_cgan.Discriminator()
+    for net in (G, D):
+        assert net.label_emb.weight.shape == (10, 10)
+    shapes = [tuple(p.shape) for p in G.model.parameters() if p.dim() == 2]
+    assert shapes == [(256, 110), (512, 256), (1024, 512), (784, 1024)]
+    shapes = [tuple(p.shape) for p in D.model.parameters() if p.dim() == 2]
+    assert shapes == [(512, 794), (256, 512), (1, 256)]
+    images = G(torch.randn(5, 100), torch.arange(5))
+    assert images.shape == (5, 1, 28, 28) and images.abs().max() <= 1
+    output = D(images, torch.arange(5))
+    assert output.shape == (5, 1) and 0 < output.min() and output.max() < 1
+    with pytest.raises(IndexError):
+        G(torch.randn(1, 100), torch.tensor([10]))
+
+
+def test_mnist_cgan_updates_touch_one_net_each():
+    G, D, bce = mnist_cgan.Generator(), mnist_cgan.Discriminator(), nn.BCELoss()
+    optimizer_G = torch.optim.Adam(G.parameters())
+    optimizer_D = torch.optim.Adam(D.parameters())
+    images, labels = torch.rand(6, 1, 28, 28), torch.arange(6)
+
+    def weights():
+        return [[p.clone() for p in net.parameters()] for net in (G, D)]
+
+    before = weights()
+    loss = mnist_cgan.train_discriminator(images, labels, D, G, bce, optimizer_D, 100)
+    after = weights()
+    assert loss.item() == pytest.approx(2 * math.log(2), rel=0.2)  # the plain sum
+    assert same(before[0], after[0]) and not same(before[1], after[1])
+    optimizer_D.zero_grad()
+    before = after
+    loss = mnist_cgan.train_generator(6, D, G, bce, optimizer_G, 100, "cpu")
+    after = weights()
+    assert loss.item() == pytest.approx(math.log(2), rel=0.2)
+    assert same(before[1], after[1]) and not same(before[0], after[0])
+    assert all(p.grad is None for p in D.parameters())
+
+
+def test_mnist_cgan_end_to_end_and_resumed(small_mnist, capsys):
+    options = ["--batch-size", "128", "--device", "cpu"]
+    metrics = mnist_cgan.main([*options, "--epochs", "2"])
+    out = capsys.readouterr().out
+    run = Path("runs/mnist_cgan/1")
+    assert "Epoch [2/2], Step [3/3], D Loss: " in out and str(run) in out
+    pictures = {"epoch_0001.png", "epoch_0002.png"}
+    assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
+    assert Image.open(run / "samples" / "epoch_0002.png").size == (302, 302)  # 10 x 10
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    losses = metrics["losses"]["d_loss"] + metrics["losses"]["g_loss"]
+    assert len(losses) == 4 and all(0 < loss < 20 for loss in losses)
+    assert 0 <= metrics["score"]["nearest"] <= 1
+
+    mnist_cgan.main([*options, "--max-steps", "4", "--out", "parts"])
+    assert "epoch_0001_step_0001.png" in files_of("parts")
+    resume = ["--resume", "parts/checkpoint.pt", "--epochs", "2", "--device", "cpu"]
+    mnist_cgan.main(resume)
+    whole, parts = checkpoint_of(run), checkpoint_of("parts")
+    assert same(whole["parts"], parts["parts"]) and same(whole["rng"], parts["rng"])
+
+    generator = f"{run}/generator.pt2"
+    saved, inputs, _ = common.load_generator(generator, "mnist_cgan")
+    assert [tuple(x.shape[1:]) for x in inputs] == [(100,), ()]
+    G = mnist_cgan.Generator().eval()
+    average = whole["parts"]["average_G"]
+    G.load_state_dict({k[7:]: v for k, v in average.items() if k.startswith("module.")})
+    noise, labels = torch.randn(7, 100), torch.tensor([0, 1, 2, 3, 9, 9, 5])
+    assert torch.allclose(saved(noise, labels), G(noise, labels), atol=1e-6)
+    for digits, n, size in (("7", "64", (242, 242)), ("2026", "1", (122, 32))):
+        draw = ["--generate", generator, "--digits", digits, "--n", n, "--out", digits]
+        mnist_cgan.main(draw)
+        assert Image.open(Path(digits, "samples", "generated.png")).size == size
+
+
+def test_mnist_cgan_draws_the_digits_that_are_asked_for(monkeypatch, small_mnist):
+    asked = []
+
+    def fake(path, script):
+        def draw(noise, labels):
+            asked.append(labels.tolist())
+            return torch.zeros(len(noise), 1, 28, 28)
+
+        return draw, (torch.zeros(2, 100), torch.zeros(2)), {}
+
+    monkeypatch.setattr(common, "load_generator", fake)
+    mnist_cgan.main(["--generate", "x", "--digits", "2026", "--n", "2", "--out", "a"])
+    mnist_cgan.main(["--generate", "x", "--out", "b"])
+    assert asked == [[2, 0, 2, 6, 2, 0, 2, 6], list(range(10))]
+
+
+def test_mnist_cgan_score_sees_wrong_digits(mnist):
+    images, labels = mnist[True]
+    real = images.view(-1, 1, 28, 28) / 127.5 - 1
+    by_digit = [real[labels == digit][:1000] for digit in range(10)]
+
+    def right(noise, asked):
+        return torch.stack([by_digit[d][n] for n, d in enumerate(asked.tolist())])
+
+    def wrong(noise, asked):
+        return right(noise, (asked + 1) % 10)
+
+    good, bad = (mnist_cgan.score(G, 100, "cpu") for G in (right, wrong))
+    assert good["nearest"] > 0.9 and min(good["nearest_of_digit"]) > 0.8
+    assert bad["nearest"] < 0.05
+    assert max(good["frechet_pixels"], bad["frechet_pixels"]) < 4  # both are digits
+
+
+def test_mnist_cgan_document_and_bad_input(small_mnist, capsys):
+    args, _ = mnist_cgan.parse(["--document"])
+    default, _ = mnist_cgan.parse([])
+    for name, value in mnist_cgan.DOCUMENT.items():
+        assert getattr(args, name) == value != getattr(default, name)
+    options = ["--batch-size", "128", "--device", "cpu", "--epochs", "1"]
+    mnist_cgan.main([*options, "--out", "run"])
+    generator, checkpoint = "run/generator.pt2", "run/checkpoint.pt"
+    capsys.readouterr()
+    for options, word in [
+        (f"--generate {generator} --digits x", "--digits"),
+        (f"--generate {generator} --digits -1", "--digits"),
+        (f"--generate {generator} --digits 7.5", "--digits"),
+        (f"--generate {generator} --noise-dim 50", "--noise-dim"),
+        (f"--generate {checkpoint}", "no generator"),
+        (f"--resume {generator}", "no checkpoint"),
+        (f"--resume {checkpoint} --lr 0.5", "--lr"),
+        ("--batch-size 70000", "70000"),
+        ("--epochs 0", "--epochs"),
+        ("--out run", "not empty"),
+    ]:
+        refused(capsys, word, mnist_cgan.main, options.split())
+    refused(capsys, "mnist_cgan.py", mnist_gan.main, ["--generate", generator])
+    wild = ["--lr", "1e30", "--batch-size", "128", "--device", "cpu", "--out", "wild"]
+    refused(capsys, "learning rate", mnist_cgan.main, wild, status=1)
+    assert not Path("runs").exists()
+
+
+# --- aae_mnist.py ---------------------------------------------------------------------
+
+
+def test_aae_mnist_nets_are_the_documents():
+    encoder, decoder = aae_mnist.Encoder(), aae_mnist.Decoder()
+    D = aae_mnist.Discriminator()
+    shapes = [
+        [tuple(p.shape) for p in net.parameters() if p.dim() == 2]
+        for net in (encoder, decoder, D)
+    ]
+    assert shapes[0] == [(512, 1024), (512, 512), (10, 512), (10, 512)]
+    assert shapes[1] == [(512, 10), (512, 512), (1024, 512)]
+    assert shapes[2] == [(512, 10), (256, 512), (1, 256)]
+    images = torch.rand(5, 1, 32, 32)
+    codes = encoder(images)
+    assert codes.shape == (5, 10) and decoder(codes).shape == images.shape
+    assert D(codes).shape == (5, 1)
+
+
+def test_aae_mnist_reparameterization():
+    torch.manual_seed(0)
+    mu = torch.full((50_000, 1), 3.0, requires_grad=True)
+    logvar = torch.full((50_000, 1), math.log(0.25), requires_grad=True)
+    z = aae_mnist.reparameterization(mu, logvar)
+    assert z.mean().item() == pytest.approx(3, abs=0.02)
+    assert z.std().item() == pytest.approx(0.5, rel=0.02)
+    z.sum().backward()
+    assert mu.grad.unique().tolist() == [1] and logvar.grad.abs().max() > 0
+
+
+def test_aae_mnist_images_are_resized_once(small_mnist):
+    images, labels = aae_mnist.load_images(32, "cpu")
+    assert images.shape == (300, 1, 32, 32) and len(labels) == 300
+    assert images.min() == -1 and images.max() == 1
+    assert aae_mnist.load_images(16, "cpu")[0].shape == (300, 1, 16, 16)
+
+
+def test_aae_mnist_updates_and_losses():
+    encoder, decoder = aae_mnist.Encoder(), aae_mnist.Decoder()
+    D = aae_mnist.Discriminator()
+    nets = (encoder, decoder, D)
+    both = [*encoder.parameters(), *decoder.parameters()]
+    optimizer_G = torch.optim.Adam(both)
+    optimizer_D = torch.optim.Adam(D.parameters())
+    images = torch.rand(6, 1, 32, 32) * 2 - 1
+
+    def weights():
+        return [[p.clone() for p in net.parameters()] for net in nets]
+
+    before = weights()
+    loss, codes = aae_mnist.train_generator(images, encoder, decoder, D, optimizer_G)
+    after = weights()
+    assert not same(before[0], after[0]) and not same(before[1], after[1])
+    assert same(before[2], after[2]) and all(p.grad is None for p in D.parameters())
+    assert codes.shape == (6, 10) and not codes.requires_grad
+    pixels = images.abs().mean().item()  # of an untrained decoder, which draws grey
+    assert loss.item() == pytest.approx(0.999 * pixels + 0.001 * math.log(2), rel=0.3)
+
+    before = after
+    loss = aae_mnist.train_discriminator(codes, D, optimizer_D)
+    after = weights()
+    assert same(before[:2], after[:2]) and not same(before[2], after[2])
+    assert loss.item() == pytest.approx(math.log(2), rel=0.2)  # half the sum
+
+
+def test_aae_mnist_samples_leave_batch_norm_alone():
+    decoder = aae_mnist.Decoder()
+    before = copy.deepcopy(decoder.state_dict())
+    aae_mnist.sample_image(decoder, torch.randn(100, 10), "a.png")
+    assert same(before, decoder.state_dict()) and decoder.training
+    assert Image.open("a.png").size == (342, 342)
+
+
+def test_aae_mnist_score_knows_a_perfect_one(mnist):
+    images, _ = aae_mnist.load_images(32, "cpu", train=False)
+    torch.manual_seed(0)
+    codes = torch.randn(10_000, 10)
+
+    class Perfect(nn.Module):
+        def forward(self, x):
+            return images if x.shape[1] == 10 else codes
+
+    good = aae_mnist.score(Perfect(), Perfect(), 32, "cpu")
+    assert good["reconstruction_error"] == 0 and good["wasserstein_2"] < 0.1
+    codes += 3
+    assert aae_mnist.score(Perfect(), Perfect(), 32, "cpu")["wasserstein_2"] > 9
+
+
+def test_aae_mnist_end_to_end_and_resumed(small_mnist, capsys):
+    options = ["--batch_size", "128", "--sample_interval", "2", "--device", "cpu"]
+    metrics = aae_mnist.main([*options, "--n_epochs", "2"])
+    out = capsys.readouterr().out
+    run = Path("runs/aae_mnist/1")
+    assert "[Epoch 2/2] [Batch 3/3] [D loss: " in out and str(run) in out
+    pictures = {f"batch_{n:06d}.png" for n in (2, 4, 6)}
+    pictures |= {"reconstructions.png", "walk.png"}
+    assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
+    assert Image.open(run / "reconstructions.png").size == (342, 342)  # 5 x 2 rows
+    assert Image.open(run / "walk.png").size == (342, 308)  # 9 walks of 10 steps
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    losses = metrics["losses"]["d_loss"] + metrics["losses"]["g_loss"]
+    assert len(losses) == 4 and all(0 < loss < 20 for loss in losses)
+
+    aae_mnist.main([*options, "--epochs", "1", "--out", "parts"])
+    resume = ["--resume", "parts/checkpoint.pt", "--epochs", "2", "--device", "cpu"]
+    aae_mnist.main(resume)
+    whole, parts = checkpoint_of(run), checkpoint_of("parts")
+    assert same(whole["parts"], parts["parts"]) and same(whole["rng"], parts["rng"])
+
+    generator, checkpoint = f"{run}/generator.pt2", f"{run}/checkpoint.pt"
+    saved, (z,), _ = common.load_generator(generator, "aae_mnist")
+    decoder = aae_mnist.Decoder().eval()
+    decoder.load_state_dict(whole["parts"]["decoder"])
+    z = torch.randn(7, 10)
+    assert torch.allclose(saved(z), decoder(z), atol=1e-6)
+    aae_mnist.main(["--generate", generator, "--n", "9", "--out", "drawn"])
+    assert Image.open("drawn/samples/generated.png").size == (104, 104)
+    aae_mnist.main(["--reconstruct", checkpoint, "--n", "20", "--out", "again"])
+    picture = Image.open("again/samples/reconstructions.png")
+    assert picture.size == (342, 138)  # 10 x 4
+
+
+def test_aae_mnist_bad_input(small_mnist, capsys):
+    options = ["--batch-size", "128", "--latent-dim", "4", "--device", "cpu"]
+    aae_mnist.main([*options, "--epochs", "1", "--out", "run"])
+    generator, checkpoint = "run/generator.pt2", "run/checkpoint.pt"
+    aae_mnist.main(["--generate", generator, "--out", "fits"])
+    capsys.readouterr()
+    for options, word in [
+        (f"--generate {generator} --latent-dim 5", "--latent-dim 4"),
+        (f"--generate {checkpoint}", "no generator"),
+        (f"--reconstruct {generator}", "no checkpoint"),
+        ("--reconstruct nothing.pt", "No such file"),
+        (f"--resume {checkpoint} --latent-dim 10", "--latent-dim"),
+        (f"--resume {generator}", "no checkpoint"),
+        ("--latent-dim 0", "--latent-dim"),
+        ("--img-size 0", "--img-size"),
+        ("--channels 3", "--channels"),
+        ("--batch-size 70000", "70000"),
+        ("--out run", "not empty"),
+    ]:
+        refused(capsys, word, aae_mnist.main, options.split())
+    wild = ["--lr", "1e30", "--batch-size", "128", "--device", "cpu", "--out", "wild"]
+    refused(capsys, "learning rate", aae_mnist.main, wild, status=1)
+    assert not Path("runs").exists()

@@ -1,0 +1,336 @@
+"""A conditional GAN: it draws the handwritten digit that a label asks for.
+
+Mirrors document 3, GAN: its second example, under 训练顺序, where both networks are given
+the label too, and its order: first the discriminator, then the generator.
+
+    python mnist_cgan.py                               # train: minutes on two CPU cores
+    python mnist_cgan.py --max-steps 300               # a quick try
+    python mnist_cgan.py --resume runs/mnist_cgan/1/checkpoint.pt --epochs 40
+    python mnist_cgan.py --generate runs/mnist_cgan/1/generator.pt2 --digits 7 --n 64
+    python mnist_cgan.py --generate runs/mnist_cgan/1/generator.pt2 --digits 2026
+
+DOCSTRING
+"""
+
+import argparse
+import math
+import time
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid, save_image
+
+import common
+
+# The defaults under --document, in the order of the departures above.
+DOCUMENT = {"lr": 0.0002, "weight_decay": 0.0, "average": 0.0, "epochs": 10}
+
+
+# --- Data -----------------------------------------------------------------------------
+
+
+def load_images(device, train=True):
+    """MNIST's images, (60000, 1, 28, 28), in [-1, 1], and their labels, (60000,)."""
+    images, labels = common.load_mnist(train)
+    images = images.unsqueeze(1).to(device) / 255  # [0, 1]
+    return images * 2 - 1, labels.to(device)
+
+
+# --- Generator and discriminator ------------------------------------------------------
+
+
+class Generator(nn.Module):
+    """Noise (batch, noise_dim) and labels (batch,) to images in [-1, 1]."""
+
+    def __init__(
+        self, noise_dim=100, label_dim=10, img_channels=1, img_width=28, img_height=28
+    ):
+        super().__init__()
+        self.img_shape = (img_channels, img_width, img_height)
+        self.label_emb = nn.Embedding(label_dim, label_dim)
+        self.model = nn.Sequential(
+            nn.Linear(noise_dim + label_dim, 256),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.BatchNorm1d(256),
+            nn.Linear(256, 512),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.BatchNorm1d(512),
+            nn.Linear(512, 1024),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.BatchNorm1d(1024),
+            nn.Linear(1024, math.prod(self.img_shape)),
+            nn.Tanh(),
+        )
+
+    def forward(self, noise, labels):
+        gen_input = torch.cat((noise, self.label_emb(labels)), -1)  # (batch, 110)
+        return self.model(gen_input).unflatten(1, self.img_shape)
+
+
+class Discriminator(nn.Module):
+    """Images and labels (batch,) to the probability that both are real, (batch, 1)."""
+
+    def __init__(self, img_channels=1, img_width=28, img_height=28, label_dim=10):
+        super().__init__()
+        self.label_emb = nn.Embedding(label_dim, label_dim)
+        self.model = nn.Sequential(
+            nn.Linear(img_channels * img_width * img_height + label_dim, 512),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Linear(512, 256),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Linear(256, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, img, labels):
+        d_in = torch.cat((img.flatten(1), self.label_emb(labels)), -1)  # (batch, 794)
+        return self.model(d_in)
+
+
+# --- One step of each -----------------------------------------------------------------
+
+
+def random_input(batch_size, noise_dim, device):
+    """Noise (batch_size, noise_dim) and as many random labels, (batch_size,) int64."""
+    noise = torch.randn(batch_size, noise_dim, device=device)
+    return noise, torch.randint(0, 10, (batch_size,), device=device)
+
+
+def train_discriminator(
+    images, labels, discriminator, generator, criterion, optimizer_D, noise_dim
+):
+    """Update D on real images with their labels and as many generated ones with theirs.
+
+    Returns the loss as a tensor: to read its value every step would keep a GPU waiting.
+    """
+    noise, gen_labels = random_input(len(images), noise_dim, images.device)
+    with torch.no_grad():  # G learns nothing here
+        gen_images = generator(noise, gen_labels)
+    # One pass over both is the same as two (D has no batch norm), and faster.
+    outputs = discriminator(
+        torch.cat((images, gen_images)), torch.cat((labels, gen_labels))
+    )
+    real_outputs, fake_outputs = outputs.chunk(2)  # (batch, 1) each
+    real_loss = criterion(real_outputs, torch.ones_like(real_outputs))
+    fake_loss = criterion(fake_outputs, torch.zeros_like(fake_outputs))
+
+    d_loss = real_loss + fake_loss
+    optimizer_D.zero_grad()
+    d_loss.backward()
+    optimizer_D.step()
+    return d_loss.detach()
+
+
+def train_generator(
+    batch_size, discriminator, generator, criterion, optimizer_G, noise_dim, device
+):
+    """Update G on fresh noise and labels, so that D takes them and its images for real."""
+    noise, gen_labels = random_input(batch_size, noise_dim, device)
+    outputs = discriminator(generator(noise, gen_labels), gen_labels)  # (batch, 1)
+    g_loss = criterion(outputs, torch.ones_like(outputs))
+
+    optimizer_G.zero_grad()
+    g_loss.backward(inputs=list(generator.parameters()))  # no gradients for D's weights
+    optimizer_G.step()
+    return g_loss.detach()
+
+
+def moving_average(decay):
+    """The rule for AveragedModel: the n-th average is mostly the one before.
+
+    The first ones forget faster, so that the first weights, which draw nothing, go soon.
+    """
+
+    def average(averaged, new, n):
+        if not new.is_floating_point():  # batch norm's count of minibatches
+            return new
+        return torch.lerp(new, averaged, min(decay, (1 + n.item()) / (10 + n.item())))
+
+    return average
+
+
+# --- How good is it? ------------------------------------------------------------------
+
+
+@torch.no_grad()
+def score(generator, noise_dim, device):
+    """Judge 10,000 images, 1,000 of each digit, by MNIST's 10,000 test images.
+
+    Returns how often an image's nearest test image, pixel by pixel, shows the digit that
+    was asked for ("nearest", and "nearest_of_digit" for each of the ten), and the Frechet
+    distance between both sets as Gaussians in pixel space. No network takes part: what
+    matters is the picture, where each column shows its digit, ten times differently.
+    """
+    test_images, test_labels = load_images(device, train=False)
+    noise = torch.randn(10_000, noise_dim, device=device)
+    labels = torch.arange(10, device=device).repeat(1000)
+    both = zip(noise.split(1000), labels.split(1000))
+    images = torch.cat([generator(*part).flatten(1) for part in both])  # (10000, 784)
+    test_images = test_images.flatten(1)
+    parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
+    right = (test_labels[torch.cat(parts)] == labels).double()
+    # Halved: in [0, 1], so that the distance compares with that of mnist_gan.py.
+    distance = common.frechet_distance(images / 2, test_images / 2)
+    return {
+        "nearest": right.mean().item(),
+        "nearest_of_digit": right.view(1000, 10).mean(0).tolist(),
+        "frechet_pixels": distance,
+    }
+
+
+# --- Main -----------------------------------------------------------------------------
+
+
+def digits(text):
+    """An argparse type: one digit or more, such as 7 or 2026, to [7] or [2, 0, 2, 6]."""
+    if not (text.isascii() and text.isdigit()):
+        wanted = f"must be digits from 0 to 9, such as 7 or 2026, not {text!r}"
+        raise argparse.ArgumentTypeError(wanted)
+    return [int(digit) for digit in text]
+
+
+def parse(argv):
+    parser = common.make_parser("mnist_cgan", __doc__, epochs=20, batch_size=64)
+    add = parser.add_argument
+    add("--lr", type=common.positive_float, default=0.0006, help="Adam's learning rate")
+    add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
+    add("--noise-dim", type=common.positive_int, default=100, help="size of the noise")
+    add("--weight-decay", type=common.fraction, default=0.1, help="of D's weights")
+    add("--average", type=common.fraction, default=0.99, help="decay of G's average")
+    add("--verbose", action="store_true", help="a line every 100 steps, no bar")
+    drawn = "for --generate: what to draw, such as 7 or 2026"
+    add("--digits", type=digits, default="0123456789", help=drawn)
+    add("--n", type=common.positive_int, default=1, help="how many of each of them")
+    return common.parse_arguments(parser, argv, DOCUMENT)
+
+
+def generate(args):
+    """--generate: draw args.digits, args.n times, into a new run folder."""
+    generator, (noise, _), _ = common.load_generator(args.generate, "mnist_cgan")
+    run = common.run_folder("mnist_cgan", args)
+    path = run / "samples" / "generated.png"
+    with common.one_line_errors(run):
+        labels = torch.tensor(args.digits).repeat(args.n)
+        images = generator(torch.randn(len(labels), noise.shape[1]), labels)
+        columns = len(args.digits) if len(args.digits) > 1 else math.ceil(args.n**0.5)
+        save_image(images, path, nrow=columns, normalize=True)
+    print(f"{len(labels)} images in {path}")
+
+
+def main(argv=None):
+    args, checkpoint = parse(argv)
+    torch.manual_seed(args.seed)
+    if args.generate:
+        return generate(args)
+
+    device, noise_dim = args.device, args.noise_dim
+    images, labels = load_images(device)  # (60000, 1, 28, 28), (60000,)
+    generator = Generator(noise_dim).to(device)
+    discriminator = Discriminator().to(device)
+    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
+    optimizer_G = torch.optim.Adam(generator.parameters(), **adam)
+    # AdamW is Adam, but for a weight decay that does not pass through the moments.
+    optimizer_D = torch.optim.AdamW(
+        discriminator.parameters(), weight_decay=args.weight_decay, **adam
+    )
+    rule = moving_average(args.average)
+    average_G = AveragedModel(generator, avg_fn=rule, use_buffers=True).eval()
+    criterion = nn.BCELoss()
+
+    # Ten rows, each of the same noise, and a column for each digit.
+    fixed_noise = torch.randn(10, noise_dim).repeat_interleave(10, 0).to(device)
+    fixed_labels = torch.arange(10, device=device).repeat(10)
+    steps = common.count_steps(images, args.batch_size)  # in an epoch: 938
+    history = {"d_loss": [], "g_loss": []}
+    done, seconds = 0, 0.0  # epochs so far, and the time that they took
+    parts = {"generator": generator, "discriminator": discriminator}
+    parts |= {"average_G": average_G}
+    parts |= {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
+    if checkpoint:
+        common.restore(checkpoint, parts, device)
+        history, done = checkpoint["history"], checkpoint["epoch"]
+        seconds = checkpoint["seconds"]
+
+    last_step = done * steps + (args.max_steps or math.inf)
+    epoch, i = done, steps
+    run = common.run_folder("mnist_cgan", args)
+    writer = SummaryWriter(run, purge_step=done * steps + 1)
+    start = time.perf_counter() - seconds
+
+    with common.one_line_errors(run), writer:
+        for epoch in range(done + 1, args.epochs + 1):
+            total_d_loss, total_g_loss = 0, 0
+            rows = common.minibatches(
+                torch.arange(len(images), device=device), args.batch_size
+            )
+            bar = common.progress(rows, steps, epoch, args.verbose)
+            for i, row in enumerate(bar, start=1):  # (64,), the last (32,)
+                total_d_loss += train_discriminator(
+                    images[row],
+                    labels[row],
+                    discriminator,
+                    generator,
+                    criterion,
+                    optimizer_D,
+                    noise_dim,
+                )
+                total_g_loss += train_generator(
+                    len(row),
+                    discriminator,
+                    generator,
+                    criterion,
+                    optimizer_G,
+                    noise_dim,
+                    device,
+                )
+                step = (epoch - 1) * steps + i
+                last = i == steps or step == last_step
+                if step % 10 == 0 or last:  # as good as every step, and cheaper
+                    average_G.update_parameters(generator)
+                if i % 100 == 0 or last:
+                    d_loss, g_loss = total_d_loss.item() / i, total_g_loss.item() / i
+                    common.check_finite(run, d_loss=d_loss, g_loss=g_loss)
+                    writer.add_scalar("Loss/D", d_loss, step)
+                    writer.add_scalar("Loss/G", g_loss, step)
+                    losses = f"D Loss: {d_loss:.4f}, G Loss: {g_loss:.4f}"
+                    bar.set_postfix_str(losses)
+                    if bar.disable and (args.verbose or last):
+                        where = f"Epoch [{epoch}/{args.epochs}], Step [{i}/{steps}]"
+                        print(f"{where}, {losses}")
+                if step == last_step:
+                    break
+
+            history["d_loss"].append(d_loss)
+            history["g_loss"].append(g_loss)
+            with torch.no_grad():
+                fake_images = average_G(fixed_noise, fixed_labels)
+            img_grid = make_grid(fake_images, nrow=10, normalize=True)
+            writer.add_image("Generated Images", img_grid, epoch)
+            name = f"epoch_{epoch:04d}"
+            if i < steps:  # --max-steps: so many steps after the epoch before
+                name = f"epoch_{epoch - 1:04d}_step_{i:04d}"
+            save_image(img_grid, run / "samples" / f"{name}.png")
+            seconds = time.perf_counter() - start
+            if i == steps:
+                numbers = {"epoch": epoch, "history": history, "seconds": seconds}
+                common.save_checkpoint(run, "mnist_cgan", args, parts, **numbers)
+            if step == last_step:
+                break
+
+        inputs = (fixed_noise, fixed_labels)
+        common.save_generator(average_G.module, inputs, run, "mnist_cgan", args)
+        result = score(average_G, noise_dim, device)
+        right = " ".join(f"{100 * share:.0f}" for share in result["nearest_of_digit"])
+        print(f"Frechet distance in pixel space: {result['frechet_pixels']:.2f}")
+        print(
+            f"Nearest test image shows the digit asked for: {100 * result['nearest']:.1f}%"
+        )
+        print(f"The same for each of 0 to 9: {right}")
+        examples = (epoch - 1) * len(images) + min(i * args.batch_size, len(images))
+        return common.finish(run, args, history, result, seconds, examples)
+
+
+if __name__ == "__main__":
+    main()
