@@ -8,7 +8,33 @@ Mirrors document 4, 第三章：生成对抗网络：形状和数量生成: sect
     python curve_gan.py --resume runs/curve_gan/1/checkpoint.pt
     python curve_gan.py --generate runs/curve_gan/1/generator.pt2 --n 500
 
-DOCSTRING
+Writes a figure at epoch 1 and every 25, their film, the losses, metrics, a checkpoint, and
+the generator, the best one and not the last, to runs/curve_gan/<n>/, a new folder each
+time. It ends with four numbers about 4,096 generated points: their mean squared error in
+y as a share of its variance in the data, what the emptiest and the fullest tenth of the
+range of x hold, 1 being a fair share, and how many points are outside that range.
+
+PROMISE
+
+The document's rule for stopping watches the error in y alone, on 128 points. A generator
+that has collapsed near x = 0 has almost none: with seed 0 the best value comes at epoch
+17, training stops at 1,036, and what is saved is the last generator. Here EarlyStop
+watches the worst of the four numbers, on 4,096 points of always the same noise.
+
+Departures from the document. Promises kept without each, at PROMISES:
+
+    TABLE
+
+--document undoes them all. Dropout makes way for noise before D: see Noise. Points in
+their own units are far from what the nets start with. The average of G's weights is
+nearer to the centre around which the game moves them.
+
+Also, with little or no effect on what is learned: the printed losses are means over all
+16 minibatches (the document divides by 15); the data are one tensor, shuffled without a
+DataLoader; labels have the size of the minibatch, so that any size will do; G makes points
+for D's update without gradients, and its own update computes none for D's weights; Adam
+is fused; one thread, as the nets are small; figures are of 128 points of always the same
+noise; the generator is saved by torch.export, as TorchScript is deprecated.
 """
 
 import argparse
@@ -96,10 +122,10 @@ class Noise(nn.Module):
         return points
 
 
-def Discriminator(mean, std, noise=0.2, dropout=0.0):
+def Discriminator(mean, std, noise=0.4, dropout=0.0):
     """Points (batch, 2) to the probability that they are real, (batch, 1)."""
     return nn.Sequential(
-        Scale(-mean / std, 1 / std),  # each coordinate to mean 0 and deviation 1
+        Scale(-mean / std, 1 / std),  # to about the same range in x and y
         Noise(noise),
         nn.Linear(2, 256),
         nn.ReLU(),
@@ -249,7 +275,7 @@ def parse(argv):
     add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
     flag = argparse.BooleanOptionalAction
     add("--standardize", action=flag, default=True, help="scale points for the nets")
-    add("--noise", type=common.fraction, default=0.2, help="first blur before D")
+    add("--noise", type=common.fraction, default=0.4, help="first blur before D")
     add("--dropout", type=common.fraction, default=0.0, help="in D")
     add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
@@ -257,7 +283,7 @@ def parse(argv):
     what = "what EarlyStop watches"
     add("--watch", choices=["quality", "error"], default="quality", help=what)
     patience = "epochs without improvement before the end"
-    add("--patience", type=common.positive_int, default=200, help=patience)
+    add("--patience", type=common.positive_int, default=500, help=patience)
     add("--n", type=common.positive_int, default=128, help="points for --generate")
     return common.parse_arguments(parser, argv, DOCUMENT)
 
@@ -286,7 +312,8 @@ def main(argv=None):
     variance = train_data[:, 1].var().item()
     mean, std = torch.zeros(2), torch.ones(2)
     if args.standardize:
-        mean, std = train_data.mean(0), train_data.std(0)
+        # Nets see points with mean 0 and deviation 2, noise has deviation 0.4 down to 0.1.
+        mean, std = train_data.mean(0), train_data.std(0) / 2
     D = Discriminator(mean, std, args.noise, args.dropout).to(device)
     G = Generator(mean, std).to(device)
     average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))

@@ -4,14 +4,19 @@ pytest test_smoke.py
 """
 
 import argparse
+import ast
 import copy
 import functools
+import importlib
 import json
 import math
 import pickle
+import re
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -1529,3 +1534,114 @@ def test_aae_mnist_bad_input(small_mnist, capsys):
     wild = ["--lr", "1e30", "--batch-size", "128", "--device", "cpu", "--out", "wild"]
     refused(capsys, "learning rate", aae_mnist.main, wild, status=1)
     assert not Path("runs").exists()
+
+
+# --- README.md and copy and paste -----------------------------------------------------
+
+
+def test_the_map_names_what_there_is():
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    _, _, the_map = readme.partition("## From the documents to the code")
+    script, names = None, []
+    for line in the_map.partition("\n## ")[0].splitlines():
+        if line.startswith("**"):
+            (name,) = re.findall(r"`(\w+)\.py`", line)
+            script = importlib.import_module(name)
+        elif line.startswith("| ") and "| section |" not in line:
+            code = re.findall(r"`(\w+)`", line.split("|")[3])
+            assert code, line
+            names += [(script, name) for name in code]
+    missing = [(script.__name__, x) for script, x in names if not hasattr(script, x)]
+    assert not missing and len(names) > 60
+    scripts = {script for script, _ in names}
+    assert len(scripts) == 6
+
+
+def pasted(script):
+    """What a notebook has after the script's imports and definitions were pasted.
+
+    Not common.py, nor main and what belongs to the command line.
+    """
+    tree = ast.parse(Path(script.__file__).read_text(encoding="utf-8"))
+    kept = []
+    for node in tree.body:
+        imports = isinstance(node, (ast.Import, ast.ImportFrom))
+        if imports and any(alias.name == "common" for alias in node.names):
+            continue
+        if isinstance(node, ast.FunctionDef) and node.name in ("main", "parse"):
+            continue
+        if isinstance(node, ast.If):
+            continue
+        kept.append(node)
+    Path("cell.py").write_text(ast.unparse(ast.Module(kept, [])), encoding="utf-8")
+    return types.SimpleNamespace(**runpy.run_path("cell.py"))
+
+
+def optimizers(*nets):
+    return [torch.optim.Adam(net.parameters()) for net in nets]
+
+
+def test_pasted_code_works_without_common():
+    bce, Z = nn.BCELoss(), torch.randn(8, 2)
+
+    one = pasted(linear_gan)
+    D, G = one.Discriminator(), one.Generator()
+    loss, trainer_D, trainer_G = one.init_params(D, G, 0.05, 0.005)
+    X = one.create_data()[:8]
+    assert one.update_D(X, Z, D, G, loss, trainer_D).isfinite()
+    assert one.update_G(Z, D, G, loss, trainer_G).isfinite()
+
+    two = pasted(mnist_gan)
+    images = torch.rand(8, 784)
+    D, G = two.Discriminator(), two.Generator()
+    optim_D, optim_G = optimizers(D, G)
+    assert two.train_discriminator(images, D, G, bce, optim_D, 100).isfinite()
+    assert two.train_generator(D, G, bce, optim_G, 8, 100, "cpu").isfinite()
+    D, G = two.BatchNormDiscriminator(), two.BatchNormGenerator()
+    optim_D, optim_G = optimizers(D, G)
+    losses = two.train_both(images, D, G, bce, optim_D, optim_G, 100)
+    assert all(loss.isfinite() for loss in losses)
+
+    three = pasted(mnist_cgan)
+    images, labels = torch.rand(8, 1, 28, 28), torch.arange(8)
+    D, G = three.Discriminator(), three.Generator()
+    optim_D, optim_G = optimizers(D, G)
+    step = three.train_discriminator(images, labels, D, G, bce, optim_D, 100)
+    assert step.isfinite()
+    assert three.train_generator(8, D, G, bce, optim_G, 100, "cpu").isfinite()
+
+    four = pasted(curve_gan)
+    data = four.create_data("sine")
+    stats = data.mean(0), data.std(0)
+    D, G = four.Discriminator(*stats), four.Generator(*stats)
+    optim_D, optim_G = optimizers(D, G)
+    assert four.train_D_on_real(data[:8], D, bce, optim_D).isfinite()
+    assert four.train_D_on_fake(8, D, G, bce, optim_D).isfinite()
+    loss, points = four.train_G(8, D, G, bce, optim_G)
+    assert loss.isfinite() and four.performance(points, "sine").isfinite()
+    assert four.gap(**four.quality(points, "sine", 0.5)) > 1
+    assert not four.EarlyStop().stop(1.0)
+
+    five = pasted(numbers_gan)
+    D, G = five.Discriminator(), five.Generator()
+    data, *losses = five.train_D_G(five.gen_batch(), D, G, bce, *optimizers(D, G))
+    assert all(loss.isfinite() for loss in losses)
+    assert five.distance(data) >= 0 and 0 <= five.variation(data) <= 1
+
+    six = pasted(aae_mnist)
+    encoder, decoder, D = six.Encoder(), six.Decoder(), six.Discriminator()
+    optim_G, optim_D = optimizers(nn.ModuleList([encoder, decoder]), D)
+    imgs = torch.rand(8, 1, 32, 32)
+    loss, codes = six.train_generator(imgs, encoder, decoder, D, optim_G)
+    assert loss.isfinite() and six.train_discriminator(codes, D, optim_D).isfinite()
+
+
+def test_three_scripts_do_not_wait_for_torchvision():
+    code = "import sys, curve_gan, linear_gan, numbers_gan; "
+    code += (
+        "sys.exit('torchvision' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=HERE, check=False).returncode
+        == 0
+    )
