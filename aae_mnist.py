@@ -169,6 +169,10 @@ def sample_image(decoder, z, path, n_row=10):
 def reconstruct_image(encoder, decoder, imgs, path, n_row=10):
     """Save a grid of images, each row of n_row above its reconstructions."""
     decoded = decoder.eval()(encoder.eval()(imgs))
+    blanks = imgs.new_full(
+        (-len(imgs) % n_row, *imgs.shape[1:]), -1
+    )  # fill the last row
+    imgs, decoded = torch.cat((imgs, blanks)), torch.cat((decoded, blanks))
     rows = zip(imgs.split(n_row), decoded.split(n_row))
     pairs = torch.cat([part for row in rows for part in row])
     save_image(pairs, path, nrow=n_row, normalize=True, value_range=(-1, 1))
@@ -201,7 +205,7 @@ def score(encoder, decoder, img_size, device):
     codes = encoder.eval()(imgs)  # (10000, latent_dim)
     error = (decoder.eval()(codes) - imgs).abs().mean().item()
     codes = codes.cpu()
-    mean, cov = codes.mean(0), torch.cov(codes.T)
+    mean, cov = codes.mean(0), torch.atleast_2d(torch.cov(codes.T))
     goal = torch.zeros_like(mean), torch.eye(len(mean))
     distance = common.gaussian_distance(mean, cov, *goal)
     return {
@@ -219,24 +223,28 @@ def score(encoder, decoder, img_size, device):
 def parse(argv):
     parser = common.make_parser("aae_mnist", __doc__, epochs=200, batch_size=64)
     add = parser.add_argument
-    natural = common.positive_int
+    positive = common.positive_int
     add("--lr", type=common.positive_float, default=0.0002, help="Adam's learning rate")
     add("--b1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--b2", type=common.fraction, default=0.999, help="Adam's second beta")
-    add("--latent-dim", type=natural, default=10, help="numbers in a code")
-    add("--img-size", type=natural, default=32, help="height and width of the images")
-    add("--sample-interval", type=natural, default=400, help="batches between samples")
+    add("--latent-dim", type=positive, default=10, help="numbers in a code")
+    add("--img-size", type=positive, default=32, help="height and width of the images")
+    add("--sample-interval", type=positive, default=400, help="batches between samples")
     read = "only encode and decode test images, with a checkpoint.pt"
     add("--reconstruct", metavar="CHECKPOINT", help=read)
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
-    add("--n", type=natural, default=100, help="images for --generate, --reconstruct")
+    add("--n", type=positive, default=100, help="images for --generate, --reconstruct")
     # The document's spellings. There is no DataLoader for n_cpu workers to feed.
-    hidden = {"type": natural, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    hidden = {"type": positive, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     add("--n_epochs", dest="epochs", **hidden)
-    for name in ("batch_size", "latent_dim", "img_size", "sample_interval", "n_cpu"):
+    for name in ("batch_size", "latent_dim", "img_size", "sample_interval"):
         add(f"--{name}", **hidden)
+    add("--n_cpu", **hidden | {"type": common.natural})
     add("--channels", choices=[1], **hidden)
-    return common.parse_arguments(parser, argv, DOCUMENT)
+    args, checkpoint = common.parse_arguments(parser, argv, DOCUMENT)
+    if args.reconstruct and (args.resume or args.generate):
+        parser.error("--reconstruct does only that: no --resume, no --generate")
+    return args, checkpoint
 
 
 def generate(args):
@@ -288,7 +296,7 @@ def main(argv=None):
     fixed_z = torch.randn(100, args.latent_dim).to(
         device
     )  # for samples that make a film
-    steps = common.count_steps(images, args.batch_size)  # in an epoch: 938
+    steps = common.count_steps(images, args.batch_size, least=2)  # in an epoch: 938
     history = {"d_loss": [], "g_loss": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator}
@@ -330,7 +338,7 @@ def main(argv=None):
                         print(f"{where} {losses}")
                 end = step == last_step or (epoch == args.epochs and i == steps)
                 if step % args.sample_interval == 0 or end:
-                    path = run / "samples" / f"batch_{step:06d}.png"
+                    path = run / "samples" / f"batch_{step:07d}.png"
                     sample_image(decoder, fixed_z, path)
                 if step == last_step:
                     break

@@ -119,13 +119,17 @@ def parse_arguments(parser, argv, document):
     elif args.generate:
         bound = load_generator(args.generate, Path(parser.prog).stem)[2]
         bound.pop("seed", None)  # samples may have another
+    elif vars(args).get("reconstruct"):  # only aae_mnist.py has it
+        bound = load_checkpoint(args.reconstruct, Path(parser.prog).stem)["arguments"]
     parser.set_defaults(**bound)
     args = parser.parse_args(argv)
 
     for name, value in bound.items():
-        if name != "epochs" and getattr(args, name, None) != value:
+        if name in ("epochs", "patience"):  # a run may be made longer
+            continue
+        if getattr(args, name, None) != value:
             option = f"--{name.replace('_', '-')}"
-            file = args.resume or args.generate
+            file = args.resume or args.generate or args.reconstruct
             parser.error(f"{file} has {option} {value}: leave {option} out")
     if checkpoint and args.epochs < checkpoint["epoch"]:
         parser.error(f"{args.resume} has had {checkpoint['epoch']} --epochs already")
@@ -215,10 +219,16 @@ def load_mnist(train=True):
     return mnist.data, mnist.targets
 
 
-def count_steps(data, batch_size):
-    """How many minibatches make an epoch. Exits if one would be larger than the data."""
+def count_steps(data, batch_size, least=1):
+    """How many minibatches make an epoch.
+
+    Exits if one would be larger than the data, or the last smaller than least: batch norm
+    needs 2.
+    """
     if batch_size > len(data):
         fail(f"--batch-size {batch_size}: there are only {len(data)} examples", 2)
+    if (len(data) % batch_size or batch_size) < least:
+        fail(f"--batch-size {batch_size} leaves a minibatch of 1 to batch norm", 2)
     return math.ceil(len(data) / batch_size)
 
 
@@ -468,13 +478,14 @@ def gaussian_distance(mean_x, cov_x, mean_y, cov_y):
     return (means + cov_x.trace() + cov_y.trace() - 2 * cross).item()
 
 
-def plot_losses(history, path):
-    """Draw each list in history, one value an epoch, as a curve."""
+def plot_losses(history, path, every=1):
+    """Draw each list in history, one value every so many epochs, as a curve."""
     from matplotlib.figure import Figure  # not pyplot: needs no window
 
     axes = Figure(figsize=(7, 4), layout="constrained").subplots()
     for name, values in history.items():
-        axes.plot(range(1, len(values) + 1), values, ".-", label=name)
+        epochs = range(every, every * len(values) + 1, every)
+        axes.plot(epochs, values, ".-" if len(values) < 50 else "-", label=name)
     axes.set(xlabel="epoch", ylabel="mean loss")
     axes.legend()
     axes.figure.savefig(path, dpi=120)
@@ -493,10 +504,10 @@ def save_film(folder, path):
     )
 
 
-def finish(run, args, history, score, seconds, examples):
+def finish(run, args, history, score, seconds, examples, every=1):
     """Write losses.png, training.gif and metrics.json; say what there is, and where.
 
-    history: {name: [one value an epoch]}; score: {name: value}; examples: how many were
+    history: {name: [one value every so many epochs]}; score: {name: value}; examples: how many were
     trained on in these seconds. Returns what metrics.json holds.
     """
     metrics = {
@@ -508,7 +519,7 @@ def finish(run, args, history, score, seconds, examples):
         "examples_per_second": round(examples / seconds),
     }
     (run / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    plot_losses(history, run / "losses.png")
+    plot_losses(history, run / "losses.png", every)
     save_film(run / "samples", run / "training.gif")
     speed = f"{metrics['examples_per_second']:,} examples a second"
     print(f"Trained in {metrics['seconds']} s on {args.device}: {speed}")

@@ -73,7 +73,7 @@ CURVES = {
     "quadratic": (lambda x: x**2, "x^2", (-5, 5), (-2, 27)),
     "inverted-u": (
         lambda x: 50 - (x - 25) ** 2 / 12.5,
-        "inverted U",
+        "50-(x-25)^2/12.5",
         (0, 50),
         (-2, 54),
     ),
@@ -188,7 +188,7 @@ def gap(error, least, most, outside):
     Below 1 if the error is below 0.5%, each tenth of the range of x has between half and
     twice its fair share, and fewer than 2% of the points are outside.
     """
-    return max(error / 0.005, 1 / max(least, 0.001) - 1, most - 1, outside / 0.02)
+    return max(error / 0.005, 2 * (1 - least), most - 1, outside / 0.02)
 
 
 class EarlyStop:
@@ -224,7 +224,8 @@ def train_D_on_real(real_samples, D, loss_fn, optimD):
 def train_D_on_fake(batch_size, D, G, loss_fn, optimD):
     """Update D on batch_size of G's points. Returns the loss as a tensor."""
     noise = torch.randn((batch_size, 2), device=G[0].weight.device)
-    fake_samples = G(noise).detach()  # G learns nothing here
+    with torch.no_grad():  # G learns nothing here
+        fake_samples = G(noise)
     optimD.zero_grad()
     out_D = D(fake_samples)  # (batch, 1)
     loss_D = loss_fn(out_D, torch.zeros_like(out_D))
@@ -335,8 +336,11 @@ def main(argv=None):
         common.restore(checkpoint, parts, device)
         history, done = checkpoint["history"], checkpoint["epoch"]
         seconds = checkpoint["seconds"]
-        vars(stopper).update(checkpoint["stopper"])
+        stopper.steps, stopper.min_gdif = checkpoint["stopper"]
 
+    last_epoch = args.epochs
+    if stopper.steps >= stopper.patience:  # resumed, but it had come to its end
+        last_epoch = done
     left = args.max_steps or math.inf  # steps that may still be taken
     examples = done * len(train_data)
     epoch = done
@@ -346,7 +350,7 @@ def main(argv=None):
     start = time.perf_counter() - seconds
 
     with common.one_line_errors(run), writer:
-        for epoch in range(done + 1, args.epochs + 1):
+        for epoch in range(done + 1, last_epoch + 1):
             D[1].std = args.noise * max(
                 0.5 ** (epoch / 100), 0.25
             )  # sharper and sharper
@@ -379,7 +383,7 @@ def main(argv=None):
             stop = stopper.stop(gdif)
             if stopper.steps == 0 or args.watch == "error":
                 best_G.load_state_dict(average_G.module.state_dict())
-            last = stop or epoch == args.epochs or left == 0
+            last = stop or epoch == last_epoch or left == 0
             if epoch == 1 or epoch % 25 == 0 or last:
                 print(
                     f"at epoch {epoch}, G loss: {gloss:.4f}, D loss: {dloss:.4f}, ",
@@ -394,7 +398,7 @@ def main(argv=None):
                 seconds = time.perf_counter() - start
                 if now == steps:
                     numbers = {"epoch": epoch, "history": history, "seconds": seconds}
-                    numbers["stopper"] = vars(stopper)
+                    numbers["stopper"] = [stopper.steps, stopper.min_gdif]
                     common.save_checkpoint(run, "curve_gan", args, parts, **numbers)
             if last:
                 break
@@ -405,13 +409,9 @@ def main(argv=None):
         path = run / "samples" / "generated.png"
         test_epoch("the saved generator", new_data[:batch_size], figure, path)
         result = quality(new_data, args.curve, variance)
-        result["best_epoch"] = epoch - stopper.steps
-        kept = (
-            "the last one"
-            if args.watch == "error"
-            else f"of epoch {epoch - stopper.steps}"
-        )
-        print(f"The generator {kept} is saved. Of 4,096 new points from it:")
+        saved = epoch if args.watch == "error" else epoch - stopper.steps
+        result["saved_epoch"] = saved
+        print(f"The generator of epoch {saved} is saved. Of 4,096 new points from it:")
         print(f"mean squared error in y: {100 * result['error']:.2f}% of its variance")
         shares = f"{result['least']:.2f} to {result['most']:.2f} times a fair share"
         print(f"each tenth of the range of x has {shares}")

@@ -170,7 +170,7 @@ def score(generator, noise_dim, device):
     images = torch.cat([generator(*part).flatten(1) for part in both])  # (10000, 784)
     test_images = test_images.flatten(1)
     parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
-    right = (test_labels[torch.cat(parts)] == labels).double()
+    right = (test_labels[torch.cat(parts)] == labels).float()
     # Halved: in [0, 1], so that the distance compares with that of mnist_gan.py.
     distance = common.frechet_distance(images / 2, test_images / 2)
     return {
@@ -239,10 +239,10 @@ def main(argv=None):
     average_G = AveragedModel(generator, avg_fn=rule, use_buffers=True).eval()
     criterion = nn.BCELoss()
 
-    # Ten rows, each of the same noise, and a column for each digit.
+    # A row for each of ten noises, and a column for each digit.
     fixed_noise = torch.randn(10, noise_dim).repeat_interleave(10, 0).to(device)
     fixed_labels = torch.arange(10, device=device).repeat(10)
-    steps = common.count_steps(images, args.batch_size)  # in an epoch: 938
+    steps = common.count_steps(images, args.batch_size, least=2)  # in an epoch: 938
     history = {"d_loss": [], "g_loss": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"generator": generator, "discriminator": discriminator}

@@ -278,7 +278,12 @@ def parse(argv):
     add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--input-dim", type=common.positive_int, default=100, help="size of the noise")
-    add("--hidden-dim", type=common.positive_int, default=256, help="hidden units")
+    add(
+        "--hidden-dim",
+        type=common.positive_int,
+        default=256,
+        help="hidden units of mlp",
+    )
     add("--weight-decay", type=common.fraction, default=0.3, help="of D's weights")
     add("--average", type=common.fraction, default=0.99, help="decay of G's average")
     flag = argparse.BooleanOptionalAction
@@ -327,7 +332,8 @@ def main(argv=None):
 
     # The same noise every epoch, so that the sample grids make a film.
     fixed_noise = torch.randn(64, args.input_dim).to(device)
-    steps = common.count_steps(images, args.batch_size)  # in an epoch: 469
+    least = 1 if args.nets == "mlp" else 2  # in a minibatch: batch norm needs 2
+    steps = common.count_steps(images, args.batch_size, least)  # in an epoch: 469
     history = {"loss_D": [], "loss_G": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"G": G, "D": D, "average_G": average_G}

@@ -12,7 +12,7 @@ their order, with the document's names.
 Writes a picture of how often each number comes every 500 epochs (an epoch is one step,
 as in the document), their film, the losses, metrics, a checkpoint, and the generator, the
 best one and not the last, to runs/numbers_gan/<n>/, a new folder each time. It ends with
-three numbers about 10,000 generated ones: the share that fits the pattern, how many of
+four numbers about 10,000 generated ones: the share that fits the pattern, how many of
 the possible numbers appear, and the rarest's and the commonest's share, 1 being fair.
 
 The document's rule for stopping sees remainders only, so a generator that always says 0
@@ -113,7 +113,8 @@ def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
     optimD.step()
 
     noise = torch.randn((n, 100), device=true_data.device)
-    generated_data = G(noise).detach()  # G learns nothing here
+    with torch.no_grad():  # G learns nothing here
+        generated_data = G(noise)
     optimD.zero_grad()
     out_D = D(generated_data)
     loss_fake = loss_fn(out_D, torch.zeros_like(out_D))
@@ -222,8 +223,13 @@ def draw(title, generated_data, figure, path):
 def parse(argv):
     parser = common.make_parser("numbers_gan", __doc__, epochs=10_000, batch_size=10)
     add = parser.add_argument
-    add("--multiple", type=common.positive_int, default=5, help="of what, below 100")
-    add("--remainder", type=common.natural, default=0, help="what is left over")
+    add(
+        "--multiple",
+        type=common.positive_int,
+        default=5,
+        help="numbers that, divided by this,",
+    )
+    add("--remainder", type=common.natural, default=0, help="leave this remainder")
     add("--lr", type=common.positive_float, default=0.0005, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--average", type=common.fraction, default=0.999, help="decay of G's average")
@@ -283,9 +289,11 @@ def main(argv=None):
         common.restore(checkpoint, parts, device)
         history, done = checkpoint["history"], checkpoint["epoch"]
         seconds = checkpoint["seconds"]
-        vars(stopper).update(checkpoint["stopper"])
+        stopper.steps, stopper.min_gdif = checkpoint["stopper"]
 
     last = min(args.epochs, done + (args.max_steps or args.epochs))
+    if stopper.steps >= stopper.patience:  # resumed, but it had come to its end
+        last = done
     epoch, stop = done, False
     run = common.run_folder("numbers_gan", args)
     writer = SummaryWriter(run, purge_step=done + 1)
@@ -330,7 +338,7 @@ def main(argv=None):
                 draw(f"epoch {epoch}", many, figure, path)
                 seconds = time.perf_counter() - start
                 numbers = {"epoch": epoch, "history": history, "seconds": seconds}
-                numbers["stopper"] = vars(stopper)
+                numbers["stopper"] = [stopper.steps, stopper.min_gdif]
                 common.save_checkpoint(run, "numbers_gan", args, parts, **numbers)
             if stop:
                 break
@@ -350,7 +358,7 @@ def main(argv=None):
         least, most = result["rarest"], result["commonest"]
         print(f"{appear}, {least:.2f} to {most:.2f} times as often as is fair")
         examples = epoch * args.batch_size
-        return common.finish(run, args, history, result, seconds, examples)
+        return common.finish(run, args, history, result, seconds, examples, 50)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,10 @@ def test_a_batch_larger_than_the_data_is_refused(capsys):
     assert common.count_steps(torch.zeros(300), 128) == 3
     assert common.count_steps(torch.zeros(300), 300) == 1
     refused(capsys, ("301", "300"), common.count_steps, torch.zeros(300), 301)
+    assert common.count_steps(torch.zeros(300), 298, least=2) == 2
+    for size in (1, 13, 299):  # the last minibatch would be of 1
+        call = (common.count_steps, torch.zeros(300), size, 2)
+        refused(capsys, "batch norm", *call)
 
 
 def test_mnist_is_what_it_should_be(mnist):
@@ -827,8 +831,11 @@ def test_curve_gan_data_and_quality(curve):
     wide[:, 1] = f(wide[:, 0])
     wide = curve_gan.quality(wide, curve, variance)
     assert wide["outside"] == pytest.approx(200 / 4096) and curve_gan.gap(**wide) > 2
-    empty = curve_gan.gap(error=0.0, least=0.0, most=1.2, outside=0.0)
-    assert 100 < empty < math.inf
+    fine = {"error": 0.004, "least": 0.6, "most": 1.9, "outside": 0.019}
+    assert curve_gan.gap(**fine) < 1
+    limits = {"error": 0.0051, "least": 0.49, "most": 2.01, "outside": 0.021}
+    for name, value in limits.items():
+        assert curve_gan.gap(**fine | {name: value}) > 1
 
 
 def curve_nets(**options):
@@ -925,7 +932,7 @@ def test_curve_gan_saves_the_best_generator_and_stops():
     options = [*still, "--patience", "3", "--device", "cpu", "--out", "run"]
     metrics = curve_gan.main(options)
     assert len(metrics["losses"]["loss_D"]) == 4
-    assert metrics["score"]["best_epoch"] == 1
+    assert metrics["score"]["saved_epoch"] == 1
 
     quality, scores = curve_gan.quality, iter((3.0, 1.0, 2.0, 4.0))
 
@@ -940,7 +947,7 @@ def test_curve_gan_saves_the_best_generator_and_stops():
         patch.setattr(curve_gan, "quality", planned)
         options = ["--epochs", "4", "--device", "cpu", "--out", "planned"]
         metrics = curve_gan.main(options)
-    assert metrics["score"]["best_epoch"] == 2
+    assert metrics["score"]["saved_epoch"] == 2
     curve_gan.main(["--epochs", "2", "--device", "cpu", "--out", "two"])
     second = checkpoint_of("two")["parts"]["average_G"]
     saved, *_ = common.load_generator("planned/generator.pt2", "curve_gan")
@@ -955,7 +962,7 @@ def test_curve_gan_resume_equals_never_stopping():
     curve_gan.main(resume)
     whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
     del whole["seconds"], parts["seconds"]
-    assert same(whole, parts) and whole["stopper"]["min_gdif"] < math.inf
+    assert same(whole, parts) and whole["stopper"][1] < math.inf
     generators = [
         common.load_generator(f"{run}/generator.pt2", "curve_gan")[0].state_dict()
         for run in ("whole", "parts")
@@ -963,6 +970,20 @@ def test_curve_gan_resume_equals_never_stopping():
     assert same(*generators)
     a, b = (Path(x, "samples/epoch_00003.png").read_bytes() for x in ("whole", "parts"))
     assert a == b
+
+
+def test_curve_gan_a_stopped_run_goes_on_with_more_patience():
+    still = ["--lr", "1e-30", "--device", "cpu"]
+    curve_gan.main([*still, "--patience", "5", "--out", "whole"])
+    curve_gan.main([*still, "--patience", "2", "--out", "parts"])
+    resume = ["--resume", "parts/checkpoint.pt", "--device", "cpu"]
+    assert checkpoint_of("parts")["epoch"] == 3
+    curve_gan.main(resume)
+    assert checkpoint_of("parts")["epoch"] == 3  # it has come to its end
+    curve_gan.main([*resume, "--patience", "5"])
+    whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
+    assert whole["epoch"] == parts["epoch"] == 6
+    assert same(whole["parts"], parts["parts"]) and same(whole["rng"], parts["rng"])
 
 
 def test_curve_gan_document_undoes_every_departure():
@@ -1111,6 +1132,11 @@ def test_numbers_gan_learns_and_stops():
     still = ["--lr", "1e-30", "--patience", "150", "--device", "cpu", "--out", "still"]
     numbers_gan.main(still)
     assert checkpoint_of("still")["epoch"] == 200  # asked at 50, 100, 150 and 200
+    resume = ["--resume", "still/checkpoint.pt", "--device", "cpu"]
+    numbers_gan.main(resume)
+    assert checkpoint_of("still")["epoch"] == 200
+    numbers_gan.main([*resume, "--patience", "200"])
+    assert checkpoint_of("still")["epoch"] == 250
 
 
 def test_numbers_gan_resume_equals_never_stopping():
@@ -1371,6 +1397,7 @@ def test_mnist_cgan_document_and_bad_input(small_mnist, capsys):
     generator, checkpoint = "run/generator.pt2", "run/checkpoint.pt"
     capsys.readouterr()
     for options, word in [
+        ("--batch-size 1", "batch norm"),
         (f"--generate {generator} --digits x", "--digits"),
         (f"--generate {generator} --digits -1", "--digits"),
         (f"--generate {generator} --digits 7.5", "--digits"),
@@ -1483,7 +1510,7 @@ def test_aae_mnist_end_to_end_and_resumed(small_mnist, capsys):
     out = capsys.readouterr().out
     run = Path("runs/aae_mnist/1")
     assert "[Epoch 2/2] [Batch 3/3] [D loss: " in out and str(run) in out
-    pictures = {f"batch_{n:06d}.png" for n in (2, 4, 6)}
+    pictures = {f"batch_{n:07d}.png" for n in (2, 4, 6)}
     pictures |= {"reconstructions.png", "walk.png"}
     assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
     assert Image.open(run / "reconstructions.png").size == (342, 342)  # 5 x 2 rows
@@ -1506,9 +1533,11 @@ def test_aae_mnist_end_to_end_and_resumed(small_mnist, capsys):
     assert torch.allclose(saved(z), decoder(z), atol=1e-6)
     aae_mnist.main(["--generate", generator, "--n", "9", "--out", "drawn"])
     assert Image.open("drawn/samples/generated.png").size == (104, 104)
-    aae_mnist.main(["--reconstruct", checkpoint, "--n", "20", "--out", "again"])
+    aae_mnist.main(["--reconstruct", checkpoint, "--n", "13", "--out", "again"])
     picture = Image.open("again/samples/reconstructions.png")
     assert picture.size == (342, 138)  # 10 x 4
+    rows = [picture.crop((240, y, 342, y + 34)).getextrema()[0][1] for y in (68, 102)]
+    assert rows == [0, 0]  # the rest of the last two rows is blank
 
 
 def test_aae_mnist_bad_input(small_mnist, capsys):
@@ -1527,6 +1556,9 @@ def test_aae_mnist_bad_input(small_mnist, capsys):
         ("--latent-dim 0", "--latent-dim"),
         ("--img-size 0", "--img-size"),
         ("--channels 3", "--channels"),
+        ("--batch-size 1", "batch norm"),
+        (f"--reconstruct {checkpoint} --latent-dim 5", "--latent-dim 4"),
+        (f"--reconstruct {checkpoint} --generate {generator}", "--reconstruct"),
         ("--batch-size 70000", "70000"),
         ("--out run", "not empty"),
     ]:
