@@ -31,10 +31,10 @@ nearer to the centre around which the game moves them.
 
 Also, with little or no effect on what is learned: the printed losses are means over all
 16 minibatches (the document divides by 15); the data are one tensor, shuffled without a
-DataLoader; labels have the size of the minibatch, so that any size will do; G makes points
-for D's update without gradients, and its own update computes none for D's weights; Adam
-is fused; one thread, as the nets are small; figures are of 128 points of always the same
-noise; the generator is saved by torch.export, as TorchScript is deprecated.
+DataLoader; labels have the size of the minibatch, so that any size will do; an update
+computes no gradients for the net that it leaves alone; Adam is fused; one thread, as the
+nets are small; test_epoch draws 128 points of always the same noise, and main prints the
+losses; the generator is saved by torch.export, as TorchScript is deprecated.
 """
 
 import argparse
@@ -122,7 +122,7 @@ class Noise(nn.Module):
         return points
 
 
-def Discriminator(mean, std, noise=0.4, dropout=0.0):
+def Discriminator(mean, std, noise=0.6, dropout=0.0):
     """Points (batch, 2) to the probability that they are real, (batch, 1)."""
     return nn.Sequential(
         Scale(-mean / std, 1 / std),  # to about the same range in x and y
@@ -276,7 +276,7 @@ def parse(argv):
     add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
     flag = argparse.BooleanOptionalAction
     add("--standardize", action=flag, default=True, help="scale points for the nets")
-    add("--noise", type=common.fraction, default=0.4, help="first blur before D")
+    add("--noise", type=common.fraction, default=0.6, help="the first blur before D")
     add("--dropout", type=common.fraction, default=0.0, help="in D")
     add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
@@ -313,10 +313,12 @@ def main(argv=None):
     variance = train_data[:, 1].var().item()
     mean, std = torch.zeros(2), torch.ones(2)
     if args.standardize:
-        # Nets see points with mean 0 and deviation 2, noise has deviation 0.4 down to 0.1.
+        # The nets see points with deviation 2: next to the noise, 0.6 at first and 0.1 in
+        # the end, that is wide enough to tell one tenth of the curve from the next.
         mean, std = train_data.mean(0), train_data.std(0) / 2
     D = Discriminator(mean, std, args.noise, args.dropout).to(device)
     G = Generator(mean, std).to(device)
+    blur = D[1]  # the layer of noise
     average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
     best_G = copy.deepcopy(G)
     loss_fn = nn.BCELoss()
@@ -351,9 +353,7 @@ def main(argv=None):
 
     with common.one_line_errors(run), writer:
         for epoch in range(done + 1, last_epoch + 1):
-            D[1].std = args.noise * max(
-                0.5 ** (epoch / 100), 0.25
-            )  # sharper and sharper
+            blur.std = args.noise * max(0.5 ** (epoch / 100), 1 / 6)  # ever sharper
             gloss, dloss = 0, 0
             now = min(steps, left)
             batches = common.minibatches(train_data, batch_size)

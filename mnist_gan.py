@@ -2,10 +2,12 @@
 
 Mirrors document 2, 实验任务一：生成对抗网络（GAN）: section 2, the two networks and their
 training, with the to-dos filled in, and section 3, TensorBoard (its question 3, the graph
-of both networks, included).
+of both networks, included). With --nets batchnorm, the first example of document 3, GAN:
+its networks, its step in train_both, its hyper-parameters.
 
     python mnist_gan.py --epochs 30                    # train: minutes on two CPU cores
     python mnist_gan.py --max-steps 300                # a quick try
+    python mnist_gan.py --nets batchnorm --epochs 20   # document 3
     python mnist_gan.py --resume runs/mnist_gan/1/checkpoint.pt --epochs 50
     python mnist_gan.py --generate runs/mnist_gan/1/generator.pt2 --n 100
     tensorboard --logdir runs
@@ -13,7 +15,7 @@ of both networks, included).
 Writes samples, their film, the losses, metrics, a checkpoint, and the generator to
 runs/mnist_gan/<n>/, a new folder each time.
 
-Departures from the document. FD is the Frechet distance between 10,000 samples and the
+Departures from document 2. FD is the Frechet distance between 10,000 samples and the
 10,000 test images, in the features of a digit classifier with 99.2% accuracy, which is
 not part of this script: 10,000 training images score 2, and the document's recipe ends
 at 555, in grey ghosts. Seed 0, 30 epochs:
@@ -41,6 +43,9 @@ fused; the samples are always of the same noise; epochs count from 1; lines give
 a bar in a terminal; TensorBoard looks in runs, where the document says once runs and
 once logs. Gradients are zeroed before backward(), as in the document's code; its tip
 on optimizers has them zeroed after.
+
+Departures from document 3, which --document undoes: samples from the average. Also, its
+images stay flat, D takes both kinds in one pass, and samples are drawn in eval mode.
 """
 
 import argparse

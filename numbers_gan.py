@@ -28,10 +28,9 @@ vectors, so the game has no rest but circles; the average of G's weights over it
 1,000 steps or so is near the centre, and a low beta1 keeps the circles small.
 
 Also, without effect on what is learned: remainders are compared with zeros of their own
-shape, (10,), not (10, 1); a batch is encoded at once, not number by number; G makes numbers
-for D's update without gradients, and its own update computes none for D's weights; Adam
-is fused; one thread, as the nets are tiny; the generator is saved by torch.export, as
-TorchScript is deprecated.
+shape, (10,), not (10, 1); a batch is encoded at once, not number by number; an update
+computes no gradients for the net that it leaves alone; Adam is fused; one thread, as the
+nets are tiny; the generator is saved by torch.export, as TorchScript is deprecated.
 """
 
 import copy
