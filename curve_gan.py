@@ -55,6 +55,7 @@ DOCUMENT = {
     "noise": 0.0,
     "dropout": 0.3,
     "lr": 0.0005,
+    "lr_decay": False,
     "beta1": 0.9,
     "average": 0.0,
     "watch": "error",
@@ -122,7 +123,7 @@ class Noise(nn.Module):
         return points
 
 
-def Discriminator(mean, std, noise=0.8, dropout=0.0):
+def Discriminator(mean, std, noise=0.6, dropout=0.0):
     """Points (batch, 2) to the probability that they are real, (batch, 1)."""
     return nn.Sequential(
         Scale(-mean / std, 1 / std),  # to about the same range in x and y
@@ -276,9 +277,10 @@ def parse(argv):
     add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
     flag = argparse.BooleanOptionalAction
     add("--standardize", action=flag, default=True, help="scale points for the nets")
-    add("--noise", type=common.fraction, default=0.8, help="the first blur before D")
+    add("--noise", type=common.fraction, default=0.6, help="the first blur before D")
     add("--dropout", type=common.fraction, default=0.0, help="in D")
     add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
+    add("--lr-decay", action=flag, default=True, help="halve it every 300 epochs")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--average", type=common.fraction, default=0.995, help="decay of G's average")
     what = "what EarlyStop watches"
@@ -313,7 +315,7 @@ def main(argv=None):
     variance = train_data[:, 1].var().item()
     mean, std = torch.zeros(2), torch.ones(2)
     if args.standardize:
-        # The nets see points with deviation 2: next to the noise, 0.8 at first and 0.05 in
+        # The nets see points with deviation 2: next to the noise, 0.6 at first and 0.1 in
         # the end, that is wide enough to tell one part of the curve from the next.
         mean, std = train_data.mean(0), train_data.std(0) / 2
     D = Discriminator(mean, std, args.noise, args.dropout).to(device)
@@ -353,7 +355,10 @@ def main(argv=None):
 
     with common.one_line_errors(run), writer:
         for epoch in range(done + 1, last_epoch + 1):
-            blur.std = args.noise * max(0.5 ** (epoch / 200), 1 / 16)  # ever sharper
+            blur.std = args.noise * max(0.5 ** (epoch / 100), 1 / 6)  # ever sharper
+            if args.lr_decay:
+                for group in optimD.param_groups + optimG.param_groups:
+                    group["lr"] = args.lr * 0.5 ** (epoch / 300)
             gloss, dloss = 0, 0
             now = min(steps, left)
             batches = common.minibatches(train_data, batch_size)

@@ -235,7 +235,7 @@ def parse(argv):
     what = "what EarlyStop watches"
     add("--watch", choices=["variation", "remainder"], default="variation", help=what)
     patience = "epochs without improvement before the end"
-    add("--patience", type=common.positive_int, default=2000, help=patience)
+    add("--patience", type=common.positive_int, default=6000, help=patience)
     add("--n", type=common.positive_int, default=10, help="numbers for --generate")
     args, checkpoint = common.parse_arguments(parser, argv, DOCUMENT)
     if args.multiple > 99:
