@@ -442,7 +442,8 @@ def save_figure(figure, moving, path):
     canvas.restore_region(figure.background)
     for artist in moving:
         figure.draw_artist(artist)
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path)
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    picture.save(path, compress_level=1)  # fast
 
 
 def keep_window(figure):
