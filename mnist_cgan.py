@@ -15,7 +15,9 @@ time. What matters is the picture: each column shows its digit, ten times differ
 
 Departures from the document, which --document undoes: learning rate 0.0006, not 0.0002;
 weight decay 0.1 in D's Adam (AdamW), not 0; samples from a moving average of G's weights;
-20 epochs, not 10. Their figures are not measured yet.
+20 epochs, not 10. What each of them brings is not measured yet. All together, seed 0, after
+6 epochs: a classifier with 99.2% accuracy, which is not part of this script, reads back
+the digit that was asked for in 96.3% of 10,000 images.
 
 Also, without effect on what is learned: D takes real and generated images in one pass; an
 update computes no gradients for the net that it leaves alone; losses are read every 100
