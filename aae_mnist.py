@@ -180,9 +180,8 @@ def sample_image(decoder, z, path, n_row=10):
 def reconstruct_image(encoder, decoder, imgs, path, n_row=10):
     """Save a grid of images, each row of n_row above its reconstructions."""
     decoded = decoder.eval()(encoder.eval()(imgs))
-    blanks = imgs.new_full(
-        (-len(imgs) % n_row, *imgs.shape[1:]), -1
-    )  # fill the last row
+    missing = -len(imgs) % n_row  # in the last row
+    blanks = imgs.new_full((missing, *imgs.shape[1:]), -1)
     imgs, decoded = torch.cat((imgs, blanks)), torch.cat((decoded, blanks))
     rows = zip(imgs.split(n_row), decoded.split(n_row))
     pairs = torch.cat([part for row in rows for part in row])
@@ -194,9 +193,8 @@ def walk_image(encoder, decoder, imgs, path, n_row=10):
     """Save a row for each image but the last: a straight walk from its code to the next's."""
     codes = encoder.eval()(imgs)
     weights = torch.linspace(0, 1, n_row, device=imgs.device).view(1, -1, 1)
-    walks = torch.lerp(
-        codes[:-1, None], codes[1:, None], weights
-    )  # (n - 1, n_row, dim)
+    # (n - 1, n_row, latent_dim)
+    walks = torch.lerp(codes[:-1, None], codes[1:, None], weights)
     sample_image(decoder.eval(), walks.flatten(0, 1), path, n_row)
 
 
@@ -304,9 +302,8 @@ def main(argv=None):
     optimizer_G = torch.optim.Adam(both, **adam)
     optimizer_D = torch.optim.Adam(discriminator.parameters(), **adam)
 
-    fixed_z = torch.randn(100, args.latent_dim).to(
-        device
-    )  # for samples that make a film
+    # The same codes every time, so that the sample grids make a film.
+    fixed_z = torch.randn(100, args.latent_dim).to(device)
     steps = common.count_steps(images, args.batch_size, least=2)  # in an epoch: 938
     history = {"d_loss": [], "g_loss": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took

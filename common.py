@@ -118,9 +118,10 @@ def parse_arguments(parser, argv, document):
         bound = checkpoint["arguments"]
     elif args.generate:
         bound = load_generator(args.generate, Path(parser.prog).stem)[2]
-        bound.pop("seed", None)  # samples may have another
     elif vars(args).get("reconstruct"):  # only aae_mnist.py has it
         bound = load_checkpoint(args.reconstruct, Path(parser.prog).stem)["arguments"]
+    if not args.resume:
+        bound.pop("seed", None)  # samples may have another
     parser.set_defaults(**bound)
     args = parser.parse_args(argv)
 

@@ -275,10 +275,8 @@ def score(G, input_dim, device, unit_range=False):
 def parse(argv):
     parser = common.make_parser("mnist_gan", __doc__, epochs=30, batch_size=128)
     add = parser.add_argument
-    nets = (
-        "those of document 2 or of 3; with batchnorm: 100 epochs, minibatches of 64,\n"
-    )
-    nets += "learning rate 0.0002 and no weight decay, unless you say otherwise"
+    nets = "of document 2, or of 3: then 100 epochs, minibatches of 64, learning\n"
+    nets += "rate 0.0002 and no weight decay, unless you say otherwise"
     add("--nets", choices=["mlp", "batchnorm"], default="mlp", help=nets)
     add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")

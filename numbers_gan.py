@@ -28,10 +28,11 @@ Departures from the document. Worst of seeds 0 to 9, multiples of 5, after 10,00
 
 Rarest and commonest are of the seed where they are worst, and the document's recipe stops
 after 1,200 to 1,500 epochs.
+
 --document undoes them all. A linear D can match nothing but the mean of the one-hot
 vectors, so the game has no rest but circles; the average of G's weights over its last
-1,000 steps or so is near the centre, and a low beta1 keeps the circles small. EarlyStop
-waits for 6,000 epochs, not 800: the average goes on getting better for long.
+1,000 steps or so is near the centre. EarlyStop waits for 6,000 epochs, not 800: with 4,000
+it stopped on seed 4 when 99.89% fitted.
 
 Also, without effect on what is learned: remainders are compared with zeros of their own
 shape, (10,), not (10, 1); a batch is encoded at once, not number by number; an update
@@ -283,9 +284,8 @@ def main(argv=None):
     every = 1 if args.watch == "remainder" else 50
     stopper = EarlyStop(math.ceil(args.patience / every))
 
-    fixed_noise = torch.randn((10_000, 100)).to(
-        device
-    )  # to judge and draw always the same
+    # To judge and draw always the same numbers.
+    fixed_noise = torch.randn((10_000, 100)).to(device)
     history = {"loss_D": [], "loss_G": []}  # means of 50 epochs each
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"G": G, "D": D, "average_G": average_G, "best_G": best_G}
@@ -357,9 +357,8 @@ def main(argv=None):
         result = score(new_data, *pattern)
         print("Saved and loaded:", *data_to_num(new_data[:10]).tolist())
         print(f"Of 10,000 numbers {100 * result['fit']:.2f}% fit the pattern")
-        appear = (
-            f"{result['appear']} of the {result['possible']} possible numbers appear"
-        )
+        some, possible = result["appear"], result["possible"]
+        appear = f"{some} of the {possible} possible numbers appear"
         least, most = result["rarest"], result["commonest"]
         print(f"{appear}, {least:.2f} to {most:.2f} times as often as is fair")
         examples = epoch * args.batch_size
