@@ -124,10 +124,13 @@ class Discriminator(nn.Module):
 # --- One step of each -----------------------------------------------------------------
 
 
-def train_generator(real_imgs, encoder, decoder, discriminator, optimizer_G):
+def train_generator(
+    real_imgs, encoder, decoder, discriminator, optimizer_G, adversarial=0.001
+):
     """Update encoder and decoder on images (batch, 1, img_size, img_size).
 
-    Returns the loss and the codes, (batch, latent_dim), as tensors.
+    adversarial is the weight of that loss; the reconstruction's is the rest. Returns the
+    loss and the codes, (batch, latent_dim), as tensors.
     """
     encoded_imgs = encoder(real_imgs)
     decoded_imgs = decoder(encoded_imgs)
@@ -136,7 +139,7 @@ def train_generator(real_imgs, encoder, decoder, discriminator, optimizer_G):
         validity, torch.ones_like(validity)
     )
     pixelwise_loss = nn.functional.l1_loss(decoded_imgs, real_imgs)
-    g_loss = 0.001 * adversarial_loss + 0.999 * pixelwise_loss
+    g_loss = adversarial * adversarial_loss + (1 - adversarial) * pixelwise_loss
 
     optimizer_G.zero_grad()
     # No gradients for the discriminator's weights.
@@ -236,6 +239,8 @@ def parse(argv):
     add("--lr", type=common.positive_float, default=0.0002, help="Adam's learning rate")
     add("--b1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--b2", type=common.fraction, default=0.999, help="Adam's second beta")
+    weight = "weight of the adversarial loss, from 0 to 1"
+    add("--adversarial", type=common.fraction, default=0.001, help=weight)
     add("--latent-dim", type=positive, default=10, help="numbers in a code")
     add("--img-size", type=positive, default=32, help="height and width of the images")
     add("--sample-interval", type=positive, default=400, help="batches between samples")
@@ -327,7 +332,12 @@ def main(argv=None):
             bar = common.progress(batches, steps, epoch, args.verbose)
             for i, real_imgs in enumerate(bar, start=1):  # (64, 1, 32, 32)
                 g_loss, encoded_imgs = train_generator(
-                    real_imgs, encoder, decoder, discriminator, optimizer_G
+                    real_imgs,
+                    encoder,
+                    decoder,
+                    discriminator,
+                    optimizer_G,
+                    args.adversarial,
                 )
                 d_loss = train_discriminator(encoded_imgs, discriminator, optimizer_D)
                 total_g_loss += g_loss

@@ -64,7 +64,9 @@ DOCUMENT = {
     "standardize": False,
     "noise": 0.0,
     "dropout": 0.3,
+    "init_scale": 1.0,
     "lr": 0.0005,
+    "half_life": 0,
     "beta1": 0.9,
     "average": 0.0,
     "watch": "error",
@@ -151,9 +153,9 @@ def Discriminator(mean, std, noise=0.4, dropout=0.0):
     )
 
 
-def Generator(mean, std):
-    """Noise (batch, 2) to points (batch, 2)."""
-    return nn.Sequential(
+def Generator(mean, std, init_scale=2.0):
+    """Noise (batch, 2) to points (batch, 2). The first weights are init_scale times wider."""
+    G = nn.Sequential(
         nn.Linear(2, 16),
         nn.ReLU(),
         nn.Linear(16, 32),
@@ -161,6 +163,10 @@ def Generator(mean, std):
         nn.Linear(32, 2),
         Scale(mean, std),  # and back
     )
+    with torch.no_grad():
+        for parameter in G.parameters():
+            parameter *= init_scale
+    return G
 
 
 # --- How good is it, and when to stop (section 3.3.3) ---------------------------------
@@ -281,20 +287,24 @@ def test_epoch(title, fake_samples, figure, path):
 
 
 def parse(argv):
-    parser = common.make_parser("curve_gan", __doc__, epochs=1000, batch_size=128)
+    parser = common.make_parser("curve_gan", __doc__, epochs=500, batch_size=128)
     add = parser.add_argument
     add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
     flag = argparse.BooleanOptionalAction
     add("--standardize", action=flag, default=True, help="scale points for the nets")
     add("--noise", type=common.fraction, default=0.4, help="the first blur before D")
     add("--dropout", type=common.fraction, default=0.0, help="in D")
-    add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
+    scale = "of G's first weights"
+    add("--init-scale", type=common.positive_float, default=2.0, help=scale)
+    add("--lr", type=common.positive_float, default=0.004, help="Adam's first rate")
+    half = "epochs in which learning rate and noise halve; 0: never"
+    add("--half-life", type=common.natural, default=100, help=half)
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--average", type=common.fraction, default=0.995, help="decay of G's average")
     what = "what EarlyStop watches"
     add("--watch", choices=["quality", "error"], default="quality", help=what)
     patience = "epochs without improvement before the end"
-    add("--patience", type=common.positive_int, default=500, help=patience)
+    add("--patience", type=common.positive_int, default=200, help=patience)
     add("--n", type=common.positive_int, default=128, help="points for --generate")
     return common.parse_arguments(parser, argv, DOCUMENT)
 
@@ -327,7 +337,7 @@ def main(argv=None):
         # the end, that is wide enough to tell one part of the curve from the next.
         mean, std = train_data.mean(0), train_data.std(0) / 2
     D = Discriminator(mean, std, args.noise, args.dropout).to(device)
-    G = Generator(mean, std).to(device)
+    G = Generator(mean, std, args.init_scale).to(device)
     blur = D[1]  # the layer of noise
     average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
     best_G = copy.deepcopy(G)
@@ -363,7 +373,10 @@ def main(argv=None):
 
     with common.one_line_errors(run), writer:
         for epoch in range(done + 1, last_epoch + 1):
-            blur.std = args.noise * max(0.5 ** (epoch / 100), 1 / 4)  # ever sharper
+            fade = 0.5 ** (epoch / args.half_life) if args.half_life else 1.0
+            blur.std = args.noise * max(fade, 1 / 4)
+            for optim in (optimG, optimD):
+                optim.param_groups[0]["lr"] = args.lr * fade
             gloss, dloss = 0, 0
             now = min(steps, left)
             batches = common.minibatches(train_data, batch_size)

@@ -40,6 +40,7 @@ computes no gradients for the net that it leaves alone; Adam is fused; one threa
 nets are tiny; the generator is saved by torch.export, as TorchScript is deprecated.
 """
 
+import argparse
 import copy
 import math
 import time
@@ -52,7 +53,13 @@ from torch.utils.tensorboard import SummaryWriter
 import common
 
 # The defaults under --document, in the order of the departures above.
-DOCUMENT = {"beta1": 0.9, "average": 0.0, "watch": "remainder", "patience": 800}
+DOCUMENT = {
+    "beta1": 0.9,
+    "together": False,
+    "average": 0.0,
+    "watch": "remainder",
+    "patience": 800,
+}
 
 
 # --- Numbers as one-hot vectors (section 3.5.1) ---------------------------------------
@@ -106,35 +113,33 @@ def Generator():
 # --- Training (section 3.5.3) ---------------------------------------------------------
 
 
-def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
-    """Update D on real vectors (n, 100), then on n generated ones, then update G.
+def train_D_G(true_data, D, G, loss_fn, optimD, optimG, together=True):
+    """Update D on real vectors (n, 100) and n generated ones, then update G.
 
-    Returns the generated vectors (n, 100) and the losses of D (both added) and of G.
+    D takes both in one update, or, as in the document, first the real ones, then the
+    others. Returns the generated vectors (n, 100) and the losses of D and of G.
     """
-    n = len(true_data)
-    optimD.zero_grad()
-    out_D = D(true_data)  # (n, 1)
-    loss_real = loss_fn(out_D, torch.ones_like(out_D))
-    loss_real.backward()
-    optimD.step()
-
-    noise = torch.randn((n, 100), device=true_data.device)
+    ones = torch.ones((len(true_data), 1), device=true_data.device)
+    zeros = torch.zeros_like(ones)
     with torch.no_grad():  # G learns nothing here
-        generated_data = G(noise)
-    optimD.zero_grad()
-    out_D = D(generated_data)
-    loss_fake = loss_fn(out_D, torch.zeros_like(out_D))
-    loss_fake.backward()
-    optimD.step()
+        generated_data = G(torch.randn_like(true_data))
+    updates = [(true_data, ones), (generated_data, zeros)]
+    if together:
+        updates = [(torch.cat((true_data, generated_data)), torch.cat((ones, zeros)))]
+    total = 0
+    for data, labels in updates:
+        optimD.zero_grad()
+        loss_D = loss_fn(D(data), labels)
+        loss_D.backward()
+        optimD.step()
+        total += loss_D.detach()
 
-    noise = torch.randn((n, 100), device=true_data.device)
     optimG.zero_grad()
-    generated_data = G(noise)
-    out_G = D(generated_data)
-    loss_G = loss_fn(out_G, torch.ones_like(out_G))
-    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D's weights
+    generated_data = G(torch.randn_like(true_data))
+    loss_G = loss_fn(D(generated_data), ones)
+    loss_G.backward()  # D's gradients, a few numbers, are cleared before its next update
     optimG.step()
-    return generated_data.detach(), (loss_real + loss_fake).detach(), loss_G.detach()
+    return generated_data.detach(), total / len(updates), loss_G.detach()
 
 
 def distance(generated_data, multiple=5, remainder=0):
@@ -238,7 +243,11 @@ def parse(argv):
     add("--remainder", type=common.natural, default=0, help="leave this remainder")
     add("--lr", type=common.positive_float, default=0.0005, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
-    add("--average", type=common.fraction, default=0.999, help="decay of G's average")
+    flag = argparse.BooleanOptionalAction
+    add(
+        "--together", action=flag, default=True, help="real and generated in one update"
+    )
+    add("--average", type=common.fraction, default=0.99, help="decay of G's average")
     what = "what EarlyStop watches"
     add("--watch", choices=["variation", "remainder"], default="variation", help=what)
     patience = "epochs without improvement before the end"
@@ -280,12 +289,12 @@ def main(argv=None):
     adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
     optimD = torch.optim.Adam(D.parameters(), **adam)
     optimG = torch.optim.Adam(G.parameters(), **adam)
-    # EarlyStop is asked every epoch about ten numbers, or every 50 about 10,000.
-    every = 1 if args.watch == "remainder" else 50
+    # EarlyStop is asked every epoch about ten numbers, or every 100 about 4,096.
+    every = 1 if args.watch == "remainder" else 100
     stopper = EarlyStop(math.ceil(args.patience / every))
 
     # To judge and draw always the same numbers.
-    fixed_noise = torch.randn((10_000, 100)).to(device)
+    fixed_noise = torch.randn((4096, 100)).to(device)
     history = {"loss_D": [], "loss_G": []}  # means of 50 epochs each
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"G": G, "D": D, "average_G": average_G, "best_G": best_G}
@@ -310,9 +319,12 @@ def main(argv=None):
         for epoch in range(done + 1, last + 1):
             true_data = gen_batch(*pattern, args.batch_size).to(device)
             generated_data, loss_D, loss_G = train_D_G(
-                true_data, D, G, loss_fn, optimD, optimG
+                true_data, D, G, loss_fn, optimD, optimG, args.together
             )
-            average_G.update_parameters(G)
+            if (
+                epoch % 10 == 1 or not args.average
+            ):  # as good as every time, and cheaper
+                average_G.update_parameters(G)
             dloss += loss_D
             gloss += loss_G
             if epoch % every == 0:
