@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import copy
 import filecmp
+import functools
 import io
 import json
 import math
@@ -316,20 +317,26 @@ def save_checkpoint(run, script, args, parts, **numbers):
     rng = {"cpu": torch.get_rng_state()}
     if args.device != "cpu":
         rng[args.device] = torch.get_device_module(args.device).get_rng_state()
-    path = run / "checkpoint.pt"
+    checkpoint = {
+        "script": script,
+        "arguments": _own(args),
+        "parts": states,
+        "rng": rng,
+    }
+    save(checkpoint | numbers, run / "checkpoint.pt")
+
+
+def save(value, path, write=torch.save):
+    """torch.save, but the whole file or nothing, and an OSError on a full disk."""
+    file = io.BytesIO()  # because what PyTorch makes of a full disk is a crash
+    write(value, file)
     new = path.with_suffix(".new")
     try:
-        checkpoint = {
-            "script": script,
-            "arguments": _own(args),
-            "parts": states,
-            "rng": rng,
-        }
-        torch.save(checkpoint | numbers, new)
-    except RuntimeError as error:  # what torch.save makes of a full disk
+        new.write_bytes(file.getbuffer())
+        os.replace(new, path)
+    except OSError:
         new.unlink(missing_ok=True)
-        raise OSError("checkpoint.pt cannot be written (disk full?)") from error
-    os.replace(new, path)
+        raise
 
 
 def load_checkpoint(path, script):
@@ -363,14 +370,14 @@ def save_generator(generator, inputs, run, script, args):
     rows. What is saved is a copy, on the CPU and in eval mode, and the run's arguments.
     """
     generator = copy.deepcopy(generator).cpu().eval()
-    inputs = tuple(x.cpu() for x in inputs)
+    inputs = tuple(x[:2].cpu().clone() for x in inputs)  # they are saved, too
     rows = {0: torch.export.Dim("n")}
     program = torch.export.export(
         generator, inputs, dynamic_shapes=tuple(rows for _ in inputs)
     )
     extra = {"script": script, "arguments": json.dumps(_own(args))}
-    torch.export.save(program, run / "new.pt2", extra_files=extra)
-    os.replace(run / "new.pt2", run / "generator.pt2")
+    write = functools.partial(torch.export.save, extra_files=extra)
+    save(program, run / "generator.pt2", write)
 
 
 def load_generator(path, script):

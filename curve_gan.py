@@ -65,7 +65,8 @@ DOCUMENT = {
     "noise": 0.0,
     "dropout": 0.3,
     "init_scale": 1.0,
-    "lr": 0.0005,
+    "lr_G": 0.0005,
+    "lr_D": 0.0005,
     "half_life": 0,
     "beta1": 0.9,
     "average": 0.0,
@@ -296,7 +297,8 @@ def parse(argv):
     add("--dropout", type=common.fraction, default=0.0, help="in D")
     scale = "of G's first weights"
     add("--init-scale", type=common.positive_float, default=2.0, help=scale)
-    add("--lr", type=common.positive_float, default=0.004, help="Adam's first rate")
+    add("--lr-G", type=common.positive_float, default=0.008, help="G's first Adam rate")
+    add("--lr-D", type=common.positive_float, default=0.001, help="D's first Adam rate")
     half = "epochs in which learning rate and noise halve; 0: never"
     add("--half-life", type=common.natural, default=100, help=half)
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
@@ -342,9 +344,9 @@ def main(argv=None):
     average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
     best_G = copy.deepcopy(G)
     loss_fn = nn.BCELoss()
-    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
-    optimD = torch.optim.Adam(D.parameters(), **adam)
-    optimG = torch.optim.Adam(G.parameters(), **adam)
+    adam = {"betas": (args.beta1, 0.999), "fused": True}
+    optimD = torch.optim.Adam(D.parameters(), lr=args.lr_D, **adam)
+    optimG = torch.optim.Adam(G.parameters(), lr=args.lr_G, **adam)
     stopper = EarlyStop(args.patience)
 
     train_data = train_data.to(device)
@@ -375,8 +377,8 @@ def main(argv=None):
         for epoch in range(done + 1, last_epoch + 1):
             fade = 0.5 ** (epoch / args.half_life) if args.half_life else 1.0
             blur.std = args.noise * max(fade, 1 / 4)
-            for optim in (optimG, optimD):
-                optim.param_groups[0]["lr"] = args.lr * fade
+            optimG.param_groups[0]["lr"] = args.lr_G * fade
+            optimD.param_groups[0]["lr"] = args.lr_D * fade
             gloss, dloss = 0, 0
             now = min(steps, left)
             batches = common.minibatches(train_data, batch_size)

@@ -409,8 +409,8 @@ def main(argv=None):
                 break
 
         # As document 3 saves them, too; torch.load and load_state_dict read them.
-        torch.save(average_G.module.state_dict(), run / "generator.pth")
-        torch.save(D.state_dict(), run / "discriminator.pth")
+        common.save(average_G.module.state_dict(), run / "generator.pth")
+        common.save(D.state_dict(), run / "discriminator.pth")
         shaped_G = nn.Sequential(average_G.module, nn.Unflatten(1, (1, 28, 28)))
         common.save_generator(shaped_G, (fixed_noise,), run, "mnist_gan", args)
         result = score(average_G, args.input_dim, device, args.unit_range)

@@ -6,6 +6,7 @@ pytest test_smoke.py
 import argparse
 import ast
 import copy
+import errno
 import functools
 import importlib
 import json
@@ -223,13 +224,16 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(monkeypatch):
     common.save_checkpoint(Path(), "x", arguments(), {"net": net}, epoch=1)
     before = Path("checkpoint.pt").read_bytes()
 
-    def full_disk(checkpoint, path):
-        Path(path).write_bytes(b"half a check")
-        raise RuntimeError("PytorchStreamWriter failed writing file")
+    def full_disk(path, data):
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left"):
         common.save_checkpoint(Path(), "x", arguments(), {"net": net}, epoch=2)
+    with pytest.raises(OSError, match="No space left"):
+        common.save_generator(net, (torch.ones(2, 3),), Path(), "x", arguments())
     assert Path("checkpoint.pt").read_bytes() == before
     assert [path.name for path in Path().iterdir()] == ["checkpoint.pt"]
 
@@ -265,7 +269,7 @@ def test_a_generator_is_saved_and_loaded():
     assert net.training  # what was saved is a copy in eval mode
     net.eval()
     loaded, (example,), trained = common.load_generator("generator.pt2", "x")
-    assert example.shape == (5, 4) and trained == {"epochs": 1}
+    assert example.shape == (2, 4) and trained == {"epochs": 1}
     for n in (1, 2, 9):
         noise = torch.randn(n, 4)
         assert torch.equal(loaded(noise), net(noise))
@@ -928,7 +932,12 @@ def test_curve_gan_end_to_end(capsys):
 
 
 def test_curve_gan_saves_the_best_generator_and_stops():
-    still = ["--lr", "1e-30"]  # nothing improves after the first epoch
+    still = [
+        "--lr-G",
+        "1e-30",
+        "--lr-D",
+        "1e-30",
+    ]  # nothing improves after the first epoch
     options = [*still, "--patience", "3", "--device", "cpu", "--out", "run"]
     metrics = curve_gan.main(options)
     assert len(metrics["losses"]["loss_D"]) == 4
@@ -973,7 +982,7 @@ def test_curve_gan_resume_equals_never_stopping():
 
 
 def test_curve_gan_a_stopped_run_goes_on_with_more_patience():
-    still = ["--lr", "1e-30", "--device", "cpu"]
+    still = ["--lr-G", "1e-30", "--lr-D", "1e-30", "--device", "cpu"]
     curve_gan.main([*still, "--patience", "5", "--out", "whole"])
     curve_gan.main([*still, "--patience", "2", "--out", "parts"])
     resume = ["--resume", "parts/checkpoint.pt", "--device", "cpu"]
@@ -1027,7 +1036,7 @@ def test_curve_gan_generates_and_refuses(capsys):
     ]:
         refused(capsys, word, curve_gan.main, options.split())
     refused(capsys, "curve_gan.py", numbers_gan.main, ["--generate", generator])
-    lr = ["--lr", "1e30", "--device", "cpu", "--out", "wild"]
+    lr = ["--lr-G", "1e30", "--lr-D", "1e30", "--device", "cpu", "--out", "wild"]
     refused(capsys, "learning rate", curve_gan.main, lr, status=1)
     assert not Path("runs").exists()
 
