@@ -91,7 +91,7 @@ def make_parser(script, description, epochs, batch_size):
     add("--max-steps", type=positive_int, metavar="N", help="the quick try: N steps")
     add("--resume", metavar="CHECKPOINT", help="go on from a run's checkpoint.pt")
     add("--generate", metavar="GENERATOR", help="only sample from a generator.pt2")
-    add("--document", action="store_true", help="undo every departure listed above")
+    add("--document", action="store_true", help="its own hyper-parameters")
     return parser
 
 
@@ -264,11 +264,14 @@ def add_graph(writer, net, inputs):
     net.train()
 
 
-def check_finite(run, **losses):
+_LOWER = "start again with a lower learning rate; the last checkpoint stays"
+
+
+def check_finite(**losses):
     """Stop the run if a loss has become NaN or infinite. The last checkpoint stays."""
     for name, value in losses.items():
         if not math.isfinite(value):
-            fail(f"{name} is {value}: try a lower learning rate; {_how_to_go_on(run)}")
+            fail(f"{name} is {value}: {_LOWER}")
 
 
 @contextlib.contextmanager
@@ -283,7 +286,7 @@ def one_line_errors(run):
     except RuntimeError as error:
         if not any(x in str(error) for x in ("between 0 and 1", "device-side assert")):
             raise
-        fail(f"D's output is NaN: try a lower learning rate; {_how_to_go_on(run)}")
+        fail(f"D's output is NaN: {_LOWER}")
 
 
 def _how_to_go_on(run):
@@ -516,8 +519,8 @@ def save_film(folder, path):
 def finish(run, args, history, score, seconds, examples, every=1):
     """Write losses.png, training.gif and metrics.json; say what there is, and where.
 
-    history: {name: [one value every so many epochs]}; score: {name: value}; examples: how many were
-    trained on in these seconds. Returns what metrics.json holds.
+    history: {name: [one value every so many epochs]}; score: {name: value}; examples: how
+    many were trained on in these seconds. Returns what metrics.json holds.
     """
     metrics = {
         "arguments": vars(args),

@@ -13,11 +13,21 @@ Writes a grid after every epoch, ten digits wide and ten noises high, their film
 losses, metrics, a checkpoint, and the generator to runs/mnist_cgan/<n>/, a new folder each
 time. What matters is the picture: each column shows its digit, ten times differently.
 
-Departures from the document, which --document undoes: learning rate 0.0006, not 0.0002;
-weight decay 0.1 in D's Adam (AdamW), not 0; samples from a moving average of G's weights;
-20 epochs, not 10. What each of them brings is not measured yet. All together, seed 0, after
-6 epochs: a classifier with 99.2% accuracy, which is not part of this script, reads back
-the digit that was asked for in 96.3% of 10,000 images.
+Departures from the document, which --document undoes, and what a run without each of them
+ends with. FD is the Frechet distance between 10,000 samples and the 10,000 test images, in
+the features of a digit classifier with 99.2% accuracy, which is not part of this script;
+"read back" is how often that classifier sees the digit that was asked for, among all of
+them and among the worst digit's. Seed 0, 20 epochs, not 10 as in the document:
+
+    without                                       read back   worst    FD
+    nothing: the defaults                             97.9%   95.2%     6
+    learning rate 0.0006, not 0.0002                        not measured    --lr 0.0002
+    weight decay 0.1 in D's Adam (AdamW), not 0             not measured    --weight-decay 0
+    samples from a moving average of G's weights      96.7%   91.9%    13   --average 0
+    all of them, and after 10 epochs                  90.7%   74.7%   149   --document
+
+On seeds 0 to 4 the defaults end with 97.7% to 98.2%, the worst digit 92.0% to 95.4%, and an
+FD of 6 to 7. The reasons are those in mnist_gan.py.
 
 Also, without effect on what is learned: D takes real and generated images in one pass; an
 update computes no gradients for the net that it leaves alone; losses are read every 100
@@ -83,7 +93,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images and labels (batch,) to the probability that both are real, (batch, 1)."""
+    """Images and labels (batch,) to the probability that they are real, (batch, 1)."""
 
     def __init__(self, img_channels=1, img_width=28, img_height=28, label_dim=10):
         super().__init__()
@@ -173,8 +183,7 @@ def score(generator, noise_dim, device):
 
     Returns how often an image's nearest test image, pixel by pixel, shows the digit that
     was asked for ("nearest", and "nearest_of_digit" for each of the ten), and the Frechet
-    distance between both sets as Gaussians in pixel space. No network takes part: what
-    matters is the picture, where each column shows its digit, ten times differently.
+    distance between both sets as Gaussians in pixel space. No network takes part.
     """
     test_images, test_labels = load_images(device, train=False)
     noise = torch.randn(10_000, noise_dim, device=device)
@@ -184,7 +193,7 @@ def score(generator, noise_dim, device):
     test_images = test_images.flatten(1)
     parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
     right = (test_labels[torch.cat(parts)] == labels).float()
-    # Halved: in [0, 1], so that the distance compares with that of mnist_gan.py.
+    # Halved: as wide as [0, 1], so that the distance compares with that of mnist_gan.py.
     distance = common.frechet_distance(images / 2, test_images / 2)
     return {
         "nearest": right.mean().item(),
@@ -211,7 +220,12 @@ def parse(argv):
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--noise-dim", type=common.positive_int, default=100, help="size of the noise")
     add("--weight-decay", type=common.fraction, default=0.1, help="of D's weights")
-    add("--average", type=common.fraction, default=0.99, help="decay of G's average")
+    add(
+        "--average",
+        type=common.fraction,
+        default=0.99,
+        help="decay of G's average, ten steps",
+    )
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
     drawn = "for --generate: what to draw, such as 7 or 2026"
     add("--digits", type=digits, default="0123456789", help=drawn)
@@ -304,7 +318,7 @@ def main(argv=None):
                     average_G.update_parameters(generator)
                 if i % 100 == 0 or last:
                     d_loss, g_loss = total_d_loss.item() / i, total_g_loss.item() / i
-                    common.check_finite(run, d_loss=d_loss, g_loss=g_loss)
+                    common.check_finite(d_loss=d_loss, g_loss=g_loss)
                     writer.add_scalar("Loss/D", d_loss, step)
                     writer.add_scalar("Loss/G", g_loss, step)
                     losses = f"D Loss: {d_loss:.4f}, G Loss: {g_loss:.4f}"

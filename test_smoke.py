@@ -315,11 +315,11 @@ def test_frechet_distance_of_known_gaussians():
 
 
 def test_losses_that_are_no_numbers_stop_the_run(capsys):
-    common.check_finite(Path(), loss_D=1.0, loss_G=0.0)
+    common.check_finite(loss_D=1.0, loss_G=0.0)
     for value in (float("nan"), float("inf"), -float("inf")):
         losses = {"loss_D": 1.0, "loss_G": value}
         words = ("loss_G", "learning rate")
-        refused(capsys, words, common.check_finite, Path(), status=1, **losses)
+        refused(capsys, words, common.check_finite, status=1, **losses)
 
 
 def test_errors_in_one_line(capsys):
@@ -334,7 +334,7 @@ def test_errors_in_one_line(capsys):
     disk = OSError(28, "No space left on device")
     refused(capsys, ("No space left", go_on), call, disk, status=1)
     nan = RuntimeError("all elements of input should be between 0 and 1")
-    refused(capsys, ("NaN", go_on), call, nan, status=1)
+    refused(capsys, ("NaN", "start again"), call, nan, status=1)
     with pytest.raises(RuntimeError, match="a bug"):
         call(RuntimeError("a bug"))
 
@@ -850,7 +850,7 @@ def curve_nets(**options):
 
 
 def test_curve_gan_nets_are_the_documents():
-    data, D, G = curve_nets(noise=0.0, dropout=0.3)
+    data, D, G = curve_nets(blur=0.0, dropout=0.3)
     shapes = [tuple(p.shape) for p in G.parameters()]
     assert shapes == [(16, 2), (16,), (32, 16), (32,), (2, 32), (2,)]
     shapes = [tuple(p.shape) for p in D.parameters() if p.dim() == 2]
@@ -865,12 +865,12 @@ def test_curve_gan_nets_are_the_documents():
     assert torch.allclose(G[-1](scaled), data, atol=1e-4)
 
 
-def test_curve_gan_noise_blurs_in_training_only():
+def test_curve_gan_blurs_in_training_only():
     torch.manual_seed(0)
-    noise, points = curve_gan.Noise(0.1), torch.zeros(10_000, 2)
-    assert noise(points).std().item() == pytest.approx(0.1, rel=0.05)
-    assert torch.equal(noise.eval()(points), points)
-    assert torch.equal(curve_gan.Noise(0.0)(points), points)
+    blur, points = curve_gan.Blur(0.1), torch.zeros(10_000, 2)
+    assert blur(points).std().item() == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(blur.eval()(points), points)
+    assert torch.equal(curve_gan.Blur(0.0)(points), points)
 
 
 def test_curve_gan_updates_touch_one_net_each():
@@ -897,7 +897,7 @@ def test_curve_gan_updates_touch_one_net_each():
 
 
 def test_curve_gan_labels_are_the_right_way_round():
-    data, D, G = curve_nets(noise=0.0)
+    data, D, G = curve_nets(blur=0.0)
     nn.init.zeros_(D[-2].weight)
     nn.init.constant_(D[-2].bias, math.log(0.9 / 0.1))  # D says 0.9 to everything
     still, bce = torch.optim.SGD(D.parameters(), lr=0.0), nn.BCELoss()
@@ -929,6 +929,27 @@ def test_curve_gan_end_to_end(capsys):
     for net, state in ((G, parts["G"]), (D, parts["D"])):
         for name, start in net.named_parameters():
             assert not torch.equal(start, state[name])
+
+
+def test_curve_gan_first_weights_are_wider():
+    mean, std = torch.zeros(2), torch.ones(2)
+    plain, wide = (
+        (torch.manual_seed(0), curve_gan.Generator(mean, std, scale))[1]
+        for scale in (1.0, 2.0)
+    )
+    for p, q in zip(plain.parameters(), wide.parameters()):
+        assert p.mul(2).equal(q)
+    assert same(dict(plain.named_buffers()), dict(wide.named_buffers()))
+
+
+@pytest.mark.parametrize(("half_life", "share"), [("1", 1 / 8), ("0", 1)])
+def test_curve_gan_rates_halve(half_life, share):
+    options = ["--epochs", "3", "--half-life", half_life, "--device", "cpu"]
+    curve_gan.main([*options, "--out", "run"])
+    parts = checkpoint_of("run")["parts"]
+    for name, rate in (("optimG", 0.008), ("optimD", 0.001)):
+        (group,) = parts[name]["param_groups"]
+        assert group["lr"] == pytest.approx(rate * share)
 
 
 def test_curve_gan_saves_the_best_generator_and_stops():
@@ -1028,7 +1049,7 @@ def test_curve_gan_generates_and_refuses(capsys):
         ("--batch-size 2049", "2048"),
         ("--dropout 1", "--dropout"),
         ("--patience 0", "--patience"),
-        ("--noise -1", "--noise"),
+        ("--blur -1", "--blur"),
         ("--out run", "not empty"),
         (f"--resume {generator}", "no checkpoint"),
         (f"--resume {checkpoint} --curve sine", "--curve"),
@@ -1144,7 +1165,7 @@ def test_numbers_gan_end_to_end(capsys):
     assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
     assert json.loads((run / "metrics.json").read_text()) == metrics
     losses = metrics["losses"]["loss_D"] + metrics["losses"]["loss_G"]
-    assert len(losses) == 6 and all(0 < loss < 20 for loss in losses)
+    assert len(losses) == 4 and all(0 < loss < 20 for loss in losses)
     torch.manual_seed(0)  # the weights that both nets started from
     D, G = numbers_gan.Discriminator(), numbers_gan.Generator()
     parts = checkpoint_of(run)["parts"]
@@ -1174,6 +1195,7 @@ def test_numbers_gan_resume_equals_never_stopping():
     whole, parts = checkpoint_of("whole"), checkpoint_of("parts")
     assert same(whole["parts"], parts["parts"]) and same(whole["rng"], parts["rng"])
     assert whole["stopper"] == parts["stopper"]
+    assert whole["history"] == parts["history"] and whole["sums"] == parts["sums"]
     a, b = (Path(x, "samples/epoch_00300.png").read_bytes() for x in ("whole", "parts"))
     assert a == b
 
