@@ -26,7 +26,7 @@ them and among the worst digit's. Seed 0, 20 epochs, not 10 as in the document:
 
 What the learning rate, 0.0006 and not 0.0002, brings by itself was not measured. Weight
 decay in D, which helps mnist_gan.py, does harm here: with 0.1 in AdamW the first line
-reads 97.9%, 95.2% and 6.
+reads 97.9%, 95.2% and 6. On seed 4 the defaults end with 99.0%, 97.7% and 7.
 
 Also, without effect on what is learned: D takes real and generated images in one pass; an
 update computes no gradients for the net that it leaves alone; losses are read every 100
