@@ -178,8 +178,8 @@ def display_losses(loss_D, loss_G, lines):
     """Draw the mean losses of all epochs so far."""
     for line, losses in zip(lines, (loss_D, loss_G)):
         line.set_data(range(1, len(losses) + 1), losses)
-        if losses[-1] > line.axes.get_ylim()[1]:
-            line.axes.set_ylim(0, math.ceil(losses[-1]))
+        if max(losses) > line.axes.get_ylim()[1]:
+            line.axes.set_ylim(0, math.ceil(max(losses)))
 
 
 # --- The score ------------------------------------------------------------------------

@@ -666,6 +666,12 @@ def test_mnist_gan_as_a_program():
 # --- linear_gan.py --------------------------------------------------------------------
 
 
+def test_linear_gan_losses_fit_after_a_resume():
+    _, lines, _ = linear_gan.create_figure(torch.zeros(100, 2), 3)
+    linear_gan.display_losses([0.5, 0.6, 0.7], [2.4, 1.0, 0.8], lines)  # all at once
+    assert lines[0].axes.get_ylim() == (0, 3)
+
+
 def test_linear_gan_end_to_end(capsys):
     metrics = linear_gan.main(["--epochs", "2", "--device", "cpu"])
     out = capsys.readouterr().out
