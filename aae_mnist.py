@@ -28,8 +28,8 @@ features of a digit classifier, which is not part of this script:
     0.01, 20                                   0.075            0.37   171   --adversarial 0.01
     0.05, 20                                   0.081            0.59   156   --adversarial 0.05
 
-Reconstructions are sharp and samples are soft: at 0.001 the decoder hardly ever sees
-codes from between those of the data. A larger weight helps the samples a little.
+Reconstructions are sharp and samples are soft. A larger weight helps the samples a little
+and costs some of the reconstruction.
 
 Also: samples are drawn in eval mode (in training mode, as in the document, batch norm
 takes the mean and variance of these hundred codes, and keeps them); images are resized

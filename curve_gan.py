@@ -42,10 +42,11 @@ And EarlyStop as above, with patience 300, not 1,000, and at most 700 epochs, no
 
 From wider weights, G's points lie spread out at first, not in a clump that has to find
 both ends of the curve. Noise blurs the two thin lines that real and generated points lie
-on, so that D cannot tell all of them apart at once; it falls to 0.1. In a fast D all ReLUs
-can die when there is little left to tell apart: it then says 0.5 to every point, and G
-drifts. A fast G draws in sooner the few points that lie across a bend. As the rates fall,
-both come to rest, and the average has little left to do.
+on, so that D cannot tell all of them apart at once; it falls to 0.1. In a fast D nearly
+all ReLUs of the last layer can die when there is little left to tell apart (2 of 64 were
+left in one run): it then says 0.5 to every point, and G drifts. A fast G draws in sooner
+the few points that lie across a bend. As the rates fall, both come to rest, and the
+average changes little.
 
 Also, with little or no effect on what is learned: the printed losses are means over all
 16 minibatches (the document divides by 15); the data are one tensor, shuffled without a
@@ -189,7 +190,9 @@ def performance(fake_samples, curve):
 
 @torch.no_grad()
 def quality(fake_samples, curve, variance):
-    """What performance sees, as a share, and what it cannot see. fake_samples: (n, 2), n in the thousands.
+    """What performance sees, as a share, and what it cannot see.
+
+    fake_samples: (n, 2), n in the thousands.
 
     Returns {"error": the mean squared error as a share of the variance of y in the data,
     "least" and "most": the points in the emptiest and in the fullest tenth of the range of

@@ -23,7 +23,7 @@ Departures from the document, with that distance after 30 epochs on seeds 0 to 1
     and weight decay 0.005 in D's Adam (AdamW), not 0      0.114   0.316   the defaults
 
 With a lower beta1 the nets forget older gradients sooner, as each is the other's moving
-target; weight decay keeps D's logits small, which damps the circles that G moves in.
+target; weight decay is there to keep D's logits small.
 
 Also, without effect on what is learned: the data are one tensor, shuffled without a
 DataLoader; D takes real and generated points in one pass; an update computes no gradients

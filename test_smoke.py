@@ -959,12 +959,8 @@ def test_curve_gan_rates_halve(half_life, share):
 
 
 def test_curve_gan_saves_the_best_generator_and_stops():
-    still = [
-        "--lr-G",
-        "1e-30",
-        "--lr-D",
-        "1e-30",
-    ]  # nothing improves after the first epoch
+    # With such rates nothing improves after the first epoch.
+    still = ["--lr-G", "1e-30", "--lr-D", "1e-30"]
     options = [*still, "--patience", "3", "--device", "cpu", "--out", "run"]
     metrics = curve_gan.main(options)
     assert len(metrics["losses"]["loss_D"]) == 4
