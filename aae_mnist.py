@@ -1,9 +1,8 @@
 """An adversarial autoencoder: it reads a digit into ten numbers, and draws digits from ten.
 
-Mirrors document 5, GAN: the program under 实现一个简单的GAN, in its order. The encoder
-learns to fill the latent space like N(0, I), because a discriminator tells its codes from
-random ones, and the decoder to draw the image again, so that it can draw new ones from
-random codes.
+Mirrors document 5, GAN: the program under 实现一个简单的GAN. The encoder learns to fill
+the latent space like N(0, I), because a discriminator tells its codes from random ones,
+and the decoder to draw the image again, so that it can draw new ones from random codes.
 
     python aae_mnist.py                              # train: 200 epochs, as in the document
     python aae_mnist.py --epochs 20                  # minutes on two CPU cores
@@ -32,12 +31,12 @@ Reconstructions are sharp and samples are soft. A larger weight helps the sample
 and costs some of the reconstruction.
 
 Also: samples are drawn in eval mode (in training mode, as in the document, batch norm
-takes the mean and variance of these hundred codes, and keeps them); images are resized
-once, not each time that they are seen; the discriminator takes both kinds of codes in one
-pass; an update computes no gradients for nets that it leaves alone; Adam is fused; a line
-a hundred batches, or a bar, stands for one a batch; batches and epochs count from 1. The
-document's --n_cpu and --channels are accepted: there is no DataLoader, and MNIST has one
-channel.
+would use the mean and variance of these hundred codes, and mix them into its running ones,
+which the saved decoder needs); images are resized once, not each time that they are seen;
+the discriminator takes both kinds of codes in one pass; an update computes no gradients for
+nets that it leaves alone; Adam is fused; a line a hundred batches, or a bar, stands for one
+a batch, with means over the epoch so far; batches and epochs count from 1. The document's
+--n_cpu and --channels are accepted: there is no DataLoader, and MNIST has one channel.
 """
 
 import argparse
@@ -77,7 +76,10 @@ def reparameterization(mu, logvar):
 
 
 class Encoder(nn.Module):
-    """Images (batch, 1, img_size, img_size) to codes (batch, latent_dim)."""
+    """Images (batch, 1, img_size, img_size) to codes (batch, latent_dim).
+
+    A code is drawn anew each time, in eval mode, too.
+    """
 
     def __init__(self, latent_dim=10, img_size=32):
         super().__init__()
@@ -323,7 +325,7 @@ def main(argv=None):
     # The same codes every time, so that the sample grids make a film.
     fixed_z = torch.randn(100, args.latent_dim).to(device)
     steps = common.count_steps(images, args.batch_size, least=2)  # in an epoch: 938
-    history = {"d_loss": [], "g_loss": []}
+    history = {"loss_D": [], "loss_G": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator}
     parts |= {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
@@ -359,7 +361,7 @@ def main(argv=None):
                 last = i == steps or step == last_step
                 if i % 100 == 0 or last:
                     d_loss, g_loss = total_d_loss.item() / i, total_g_loss.item() / i
-                    common.check_finite(d_loss=d_loss, g_loss=g_loss)
+                    common.check_finite(loss_D=d_loss, loss_G=g_loss)
                     writer.add_scalar("Loss/D", d_loss, step)
                     writer.add_scalar("Loss/G", g_loss, step)
                     losses = f"[D loss: {d_loss:.4f}] [G loss: {g_loss:.4f}]"
@@ -374,8 +376,8 @@ def main(argv=None):
                 if step == last_step:
                     break
 
-            history["d_loss"].append(d_loss)
-            history["g_loss"].append(g_loss)
+            history["loss_D"].append(d_loss)
+            history["loss_G"].append(g_loss)
             seconds = time.perf_counter() - start
             if i == steps:
                 numbers = {"epoch": epoch, "history": history, "seconds": seconds}

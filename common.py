@@ -1,4 +1,4 @@
-"""The tiny utilities that the scripts share.
+"""What the scripts share.
 
 Nothing here is about GANs: whoever reads a script to learn can skip this file. It holds
 the command line that all scripts have, the run folder, MNIST as one tensor, shuffled
@@ -84,14 +84,14 @@ def make_parser(script, description, epochs, batch_size):
     add = parser.add_argument
     add("--epochs", type=positive_int, default=epochs, help="passes over the data")
     add("--batch-size", type=positive_int, default=batch_size, help="minibatch size")
-    add("--seed", type=natural, default=0, help="of all random numbers")
+    add("--seed", type=natural, default=0, help="seed of all random numbers")
     devices = ["auto", "cpu", "cuda", "mps"]
     add("--device", choices=devices, default="auto", help="where to compute")
     add("--out", metavar="DIR", help=f"write here, not to runs/{script}/<n>")
-    add("--max-steps", type=positive_int, metavar="N", help="the quick try: N steps")
+    add("--max-steps", type=positive_int, metavar="N", help="a quick try: only N steps")
     add("--resume", metavar="CHECKPOINT", help="go on from a run's checkpoint.pt")
     add("--generate", metavar="GENERATOR", help="only sample from a generator.pt2")
-    add("--document", action="store_true", help="its own hyper-parameters")
+    add("--document", action="store_true", help="undo all departures from the document")
     return parser
 
 
@@ -264,7 +264,7 @@ def add_graph(writer, net, inputs):
     net.train()
 
 
-_LOWER = "start again with a lower learning rate; the last checkpoint stays"
+_LOWER = "start again with a lower learning rate"
 
 
 def check_finite(**losses):

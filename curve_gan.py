@@ -164,7 +164,7 @@ def Discriminator(mean, std, blur=0.4, dropout=0.0):
 
 
 def Generator(mean, std, init_scale=2.0):
-    """Noise (batch, 2) to points (batch, 2). init_scale widens the first weights."""
+    """Noise (batch, 2) to points (batch, 2). init_scale is a factor on the weights."""
     G = nn.Sequential(
         nn.Linear(2, 16),
         nn.ReLU(),
@@ -224,7 +224,7 @@ class EarlyStop:
 
     def __init__(self, patience=1000):
         self.patience = patience
-        self.steps = 0  # since the smallest gdif: 0 if the last one was it
+        self.steps = 0  # calls since the smallest gdif: 0 if the last one was it
         self.min_gdif = float("inf")
 
     def stop(self, gdif):
@@ -274,6 +274,9 @@ def train_G(batch_size, D, G, loss_fn, optimG):
     return loss_G.detach(), fake_samples.detach()
 
 
+# --- Pictures (section 3.4.1) ---------------------------------------------------------
+
+
 def create_figure(train_data, curve):
     """The data, red, and what is to move: generated points, green, and the title."""
     _, label, x_range, y_limits = CURVES[curve]
@@ -306,20 +309,17 @@ def parse(argv):
     add("--standardize", action=flag, default=True, help="scale points for the nets")
     blur = "deviation of the noise before D at first"
     add("--blur", type=common.fraction, default=0.4, help=blur)
-    add("--dropout", type=common.fraction, default=0.0, help="in D")
-    scale = "of G's first weights"
+    add("--dropout", type=common.fraction, default=0.0, help="rate of dropout in D")
+    scale = "factor on G's initial weights"
     add("--init-scale", type=common.positive_float, default=2.0, help=scale)
-    add("--lr-G", type=common.positive_float, default=0.008, help="G's first Adam rate")
-    add("--lr-D", type=common.positive_float, default=0.001, help="D's first Adam rate")
+    rate = "learning rate at first"
+    add("--lr-G", type=common.positive_float, default=0.008, help=f"G's {rate}")
+    add("--lr-D", type=common.positive_float, default=0.001, help=f"D's {rate}")
     half = "epochs in which both rates and the blur halve; 0: never"
     add("--half-life", type=common.natural, default=150, help=half)
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
-    add(
-        "--average",
-        type=common.fraction,
-        default=0.995,
-        help="decay of G's average, a step",
-    )
+    decay = "decay of G's moving average, every step; 0: none"
+    add("--average", type=common.fraction, default=0.995, help=decay)
     what = "what EarlyStop watches"
     add("--watch", choices=["quality", "error"], default="quality", help=what)
     patience = "epochs without improvement before the end"

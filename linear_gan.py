@@ -12,8 +12,9 @@ figure to create_figure.
 
 Writes a figure an epoch, their film, the losses, metrics, a checkpoint, and the generator
 to runs/linear_gan/<n>/, a new folder each time. Its score is the 2-Wasserstein distance
-between the generated Gaussian, whose mean is G's bias and whose covariance is W W^T, and
-the Gaussian with the mean and covariance of the 1,000 points: 0 if both agree.
+between the generated Gaussian, whose mean is G's bias and whose covariance is W W^T, W
+being G's weights, and the Gaussian with the mean and covariance of the 1,000 points: 0 if
+both agree.
 
 Departures from the document, with that distance after 30 epochs on seeds 0 to 19:
 
@@ -22,8 +23,8 @@ Departures from the document, with that distance after 30 epochs on seeds 0 to 1
     beta1 0.5 in Adam, not 0.9                             0.171   0.348   --weight-decay 0
     and weight decay 0.005 in D's Adam (AdamW), not 0      0.114   0.316   the defaults
 
-With a lower beta1 the nets forget older gradients sooner, as each is the other's moving
-target; weight decay is there to keep D's logits small.
+The nets are each other's moving target, so that old gradients mislead, and a lower beta1
+forgets them sooner; weight decay is there to keep D's logits small.
 
 Also, without effect on what is learned: the data are one tensor, shuffled without a
 DataLoader; D takes real and generated points in one pass; an update computes no gradients
@@ -121,6 +122,7 @@ def init_params(nnet_D, nnet_G, lr_D, lr_G, beta1=0.5, weight_decay=0.005):
     for w in nnet_G.parameters():
         nn.init.normal_(w, 0, 0.02)
     adam = {"betas": (beta1, 0.999), "fused": True}
+    # AdamW is Adam, but for a weight decay that does not pass through the moments.
     trainer_D = torch.optim.AdamW(
         nnet_D.parameters(), lr=lr_D, weight_decay=weight_decay, **adam
     )
@@ -182,7 +184,7 @@ def display_losses(loss_D, loss_G, lines):
             line.axes.set_ylim(0, math.ceil(max(losses)))
 
 
-# --- The score ------------------------------------------------------------------------
+# --- How good is it? ------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -289,11 +291,9 @@ def main(argv=None):
 
         common.save_generator(Gen, (fixed_Z,), run, "linear_gan", args)
         result = score(Gen, data)
+        loss_D, loss_G = history["loss_D"][-1], history["loss_G"][-1]
         speed = examples / seconds
-        losses = (
-            f"loss_D {history['loss_D'][-1]:.3f}, loss_G {history['loss_G'][-1]:.3f}"
-        )
-        print(f"{losses}, {speed:.1f} examples/sec")
+        print(f"loss_D {loss_D:.3f}, loss_G {loss_G:.3f}, {speed:.1f} examples/sec")
         for what in ("mean", "covariance"):
             both = (result[what], result[f"{what}_of_data"])
             ours, theirs = (torch.tensor(x).double().round(decimals=2) for x in both)

@@ -11,7 +11,9 @@ the label too, and its order: first the discriminator, then the generator.
 
 Writes a grid after every epoch, ten digits wide and ten noises high, their film, the
 losses, metrics, a checkpoint, and the generator to runs/mnist_cgan/<n>/, a new folder each
-time. What matters is the picture: each column shows its digit, ten times differently.
+time. What matters is the picture: each column shows its digit, ten times differently. It
+ends with the Frechet distance in pixel space to the test images, the lower the better, and
+with how often the nearest test image shows the digit that was asked for.
 
 Departures from the document, which --document undoes, and what a run without each of them
 ends with. FD is the Frechet distance between 10,000 samples and the 10,000 test images, in
@@ -31,7 +33,8 @@ reads 97.9%, 95.2% and 6. On seed 4 the defaults end with 99.0%, 97.7% and 7.
 Also, without effect on what is learned: D takes real and generated images in one pass; an
 update computes no gradients for the net that it leaves alone; losses are read every 100
 steps; the data are one tensor on the device, and Adam is fused; samples are drawn in eval
-mode, always from the same noise; epochs count from 1.
+mode, always from the same noise; the printed losses are means over the epoch so far, not
+the last minibatch's; epochs count from 1.
 """
 
 import argparse
@@ -159,10 +162,14 @@ def train_generator(
     return g_loss.detach()
 
 
-def moving_average(decay):
-    """The rule for AveragedModel: the n-th average is mostly the one before.
+# --- The average of G's weights -------------------------------------------------------
 
-    The first ones forget faster, so that the first weights, which draw nothing, go soon.
+
+def moving_average(decay):
+    """The rule for AveragedModel: a new average is mostly the one before.
+
+    The first ones forget faster, so that the untrained weights, which draw nothing, soon
+    count no more, in a short run, too.
     """
 
     def average(averaged, new, n):
@@ -181,8 +188,9 @@ def score(generator, noise_dim, device):
     """Judge 10,000 images, 1,000 of each digit, by MNIST's 10,000 test images.
 
     Returns how often an image's nearest test image, pixel by pixel, shows the digit that
-    was asked for ("nearest", and "nearest_of_digit" for each of the ten), and the Frechet
-    distance between both sets as Gaussians in pixel space. No network takes part.
+    was asked for ("nearest", and "nearest_of_digit" for each of the ten; of 10,000
+    training images 94% have a neighbour of their own digit), and the Frechet distance
+    between both sets as Gaussians in pixel space. No network takes part.
     """
     test_images, test_labels = load_images(device, train=False)
     noise = torch.randn(10_000, noise_dim, device=device)
@@ -218,12 +226,8 @@ def parse(argv):
     add("--lr", type=common.positive_float, default=0.0006, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--noise-dim", type=common.positive_int, default=100, help="size of the noise")
-    add(
-        "--average",
-        type=common.fraction,
-        default=0.99,
-        help="decay of G's average, ten steps",
-    )
+    decay = "decay of G's moving average, every ten steps; 0: none"
+    add("--average", type=common.fraction, default=0.99, help=decay)
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
     drawn = "for --generate: what to draw, such as 7 or 2026"
     add("--digits", type=digits, default="0123456789", help=drawn)
@@ -265,7 +269,7 @@ def main(argv=None):
     fixed_noise = torch.randn(10, noise_dim).repeat_interleave(10, 0).to(device)
     fixed_labels = torch.arange(10, device=device).repeat(10)
     steps = common.count_steps(images, args.batch_size, least=2)  # in an epoch: 938
-    history = {"d_loss": [], "g_loss": []}
+    history = {"loss_D": [], "loss_G": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"generator": generator, "discriminator": discriminator}
     parts |= {"average_G": average_G}
@@ -313,7 +317,7 @@ def main(argv=None):
                     average_G.update_parameters(generator)
                 if i % 100 == 0 or last:
                     d_loss, g_loss = total_d_loss.item() / i, total_g_loss.item() / i
-                    common.check_finite(d_loss=d_loss, g_loss=g_loss)
+                    common.check_finite(loss_D=d_loss, loss_G=g_loss)
                     writer.add_scalar("Loss/D", d_loss, step)
                     writer.add_scalar("Loss/G", g_loss, step)
                     losses = f"D Loss: {d_loss:.4f}, G Loss: {g_loss:.4f}"
@@ -324,12 +328,12 @@ def main(argv=None):
                 if step == last_step:
                     break
 
-            history["d_loss"].append(d_loss)
-            history["g_loss"].append(g_loss)
+            history["loss_D"].append(d_loss)
+            history["loss_G"].append(g_loss)
             with torch.no_grad():
                 fake_images = average_G(fixed_noise, fixed_labels)
             img_grid = make_grid(fake_images, nrow=10, normalize=True)
-            writer.add_image("Generated Images", img_grid, epoch)
+            writer.add_image("Generated Images", img_grid, step)
             name = f"epoch_{epoch:04d}"
             if i < steps:  # --max-steps: so many steps after the epoch before
                 name = f"epoch_{epoch - 1:04d}_step_{i:04d}"
@@ -345,7 +349,8 @@ def main(argv=None):
         common.save_generator(average_G.module, inputs, run, "mnist_cgan", args)
         result = score(average_G, noise_dim, device)
         right = " ".join(f"{100 * share:.0f}" for share in result["nearest_of_digit"])
-        print(f"Frechet distance in pixel space: {result['frechet_pixels']:.2f}")
+        distance = f"{result['frechet_pixels']:.2f} (10,000 training images: 0.46)"
+        print(f"Frechet distance in pixel space to the test images: {distance}")
         print(
             f"Nearest test image shows the digit asked for: {100 * result['nearest']:.1f}%"
         )

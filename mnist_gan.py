@@ -13,7 +13,8 @@ its networks, its step in train_both, its hyper-parameters.
     tensorboard --logdir runs
 
 Writes samples, their film, the losses, metrics, a checkpoint, and the generator to
-runs/mnist_gan/<n>/, a new folder each time.
+runs/mnist_gan/<n>/, a new folder each time. It ends with how often each digit appears, and
+with the Frechet distance in pixel space to the test images: lower is better.
 
 Departures from document 2. FD is the Frechet distance between 10,000 samples and the
 10,000 test images, in the features of a digit classifier with 99.2% accuracy, which is
@@ -30,23 +31,26 @@ at 555, in grey ghosts. Seed 0, 30 epochs:
 
 The defaults end at 15 to 19 on seeds 0 to 4, with all ten digits, and without the average
 at 20 to 27. --document undoes them all. Images in [0, 1] leave half of tanh's range to
-noise, which D tells apart at once. A low beta1 forgets old gradients faster, as D and G
-are each other's moving target; at this learning rate, 0.9 lets D win for good. Weight
-decay is there to keep D from learning its images by heart. The average, over some 1,000
-steps, is nearer to the centre around which the game moves G's weights.
+noise, which D tells apart at once. D and G are each other's moving target, so that old
+gradients mislead, and a low beta1 forgets them faster; at this learning rate, 0.9 lets D
+win for good. Weight decay is there to keep D from learning its images by heart. The
+average, over some 1,000 steps, is nearer to the centre around which the game moves G's
+weights.
 
 Also, with little or no effect on what is learned: the last minibatch gets as many fake
 images as it has real ones, 96, not 128; D takes both in one pass; G's update computes
 no gradients for D's weights; both updates return tensors, read every 100 steps, and
 the first takes fewer arguments; the data are one tensor on the device, and Adam is
-fused; the samples are always of the same noise; epochs count from 1; lines give way to
-a bar in a terminal; TensorBoard looks in runs, where the document says once runs and
-once logs. Gradients are zeroed before backward(), as in the document's code; its tip
-on optimizers has them zeroed after.
+fused; the samples are always of the same noise; epochs count from 1; in a terminal a
+bar takes the place of the lines; TensorBoard looks in runs, where the document says
+once runs and once logs. Gradients are zeroed before backward(), as in the document's
+code; its tip on optimizers has them zeroed between backward() and step(), which would
+undo the former.
 
 Departures from document 3, which --document undoes: samples from the average. After 20
 epochs, on seeds 0 to 2, they have an FD of 11 to 13, and of 20 to 24 without it. Also,
-images stay flat, D takes both kinds in one pass, and samples are drawn in eval mode.
+images stay flat, D takes both kinds in one pass, samples are drawn in eval mode, and the
+printed losses are means over the epoch so far, not the last minibatch's.
 """
 
 import argparse
@@ -177,7 +181,8 @@ class BatchNormDiscriminator(nn.Module):
 def train_discriminator(real_images, D, G, loss_func, optim_D, input_dim):
     """Update D on a minibatch of real images, (batch, 784), and as many generated ones.
 
-    Returns the loss as a tensor: to read its value every step would keep a GPU waiting.
+    input_dim is the size of the noise. Returns the loss as a tensor: to read its value
+    every step would keep a GPU waiting.
     """
     noise = torch.randn(len(real_images), input_dim, device=real_images.device)
     fake_images = G(noise).detach()  # (batch, 784); G learns nothing here
@@ -231,10 +236,14 @@ def train_both(real_imgs, D, G, loss_func, optim_D, optim_G, noise_dim):
     return d_loss.detach(), g_loss.detach()
 
 
-def moving_average(decay):
-    """The rule for AveragedModel: the n-th average is mostly the one before.
+# --- The average of G's weights -------------------------------------------------------
 
-    The first ones forget faster, so that the first weights, which draw nothing, go soon.
+
+def moving_average(decay):
+    """The rule for AveragedModel: a new average is mostly the one before.
+
+    The first ones forget faster, so that the untrained weights, which draw nothing, soon
+    count no more, in a short run, too.
     """
 
     def average(averaged, new, n):
@@ -282,14 +291,11 @@ def parse(argv):
     add("--lr", type=common.positive_float, default=0.001, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     add("--input-dim", type=common.positive_int, default=100, help="size of the noise")
-    add(
-        "--hidden-dim",
-        type=common.positive_int,
-        default=256,
-        help="hidden units of mlp",
-    )
+    units = "hidden units of mlp"
+    add("--hidden-dim", type=common.positive_int, default=256, help=units)
     add("--weight-decay", type=common.fraction, default=0.3, help="of D's weights")
-    add("--average", type=common.fraction, default=0.99, help="decay of G's average")
+    decay = "decay of G's moving average, every ten steps; 0: none"
+    add("--average", type=common.fraction, default=0.99, help=decay)
     flag = argparse.BooleanOptionalAction
     add("--unit-range", action=flag, default=False, help="images in [0, 1]")
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
@@ -337,7 +343,8 @@ def main(argv=None):
     # The same noise every epoch, so that the sample grids make a film.
     fixed_noise = torch.randn(64, args.input_dim).to(device)
     least = 1 if args.nets == "mlp" else 2  # in a minibatch: batch norm needs 2
-    steps = common.count_steps(images, args.batch_size, least)  # in an epoch: 469
+    # In an epoch: 469, or 938 with document 3's nets.
+    steps = common.count_steps(images, args.batch_size, least)
     history = {"loss_D": [], "loss_G": []}
     done, seconds = 0, 0.0  # epochs so far, and the time that they took
     parts = {"G": G, "D": D, "average_G": average_G}
@@ -361,7 +368,7 @@ def main(argv=None):
             total_loss_D, total_loss_G = 0, 0
             batches = common.minibatches(images, args.batch_size)
             bar = common.progress(batches, steps, epoch, args.verbose)
-            for i, real_images in enumerate(bar, start=1):  # (128, 784), last (96, 784)
+            for i, real_images in enumerate(bar, start=1):  # (128, 784), the last fewer
                 if args.nets == "mlp":
                     loss_D = train_discriminator(
                         real_images, D, G, loss_func, optim_D, args.input_dim
@@ -397,7 +404,7 @@ def main(argv=None):
             with torch.no_grad():
                 fake_images = average_G(fixed_noise).view(-1, 1, 28, 28)
             img_grid = make_grid(fake_images, normalize=True)  # 8 rows of 8
-            writer.add_image("Generated Images", img_grid, epoch)
+            writer.add_image("Generated Images", img_grid, step)
             name = f"epoch_{epoch:04d}"
             if i < steps:  # --max-steps: so many steps after the epoch before
                 name = f"epoch_{epoch - 1:04d}_step_{i:04d}"

@@ -16,8 +16,8 @@ four numbers about 10,000 generated ones: the share that fits the pattern, how m
 the possible numbers appear, and the rarest's and the commonest's share, 1 being fair.
 
 The document's rule for stopping sees remainders only, so a generator that always says 0
-is perfect, and one that fits is as good as it can get. Here EarlyStop watches, every 100
-epochs, how far the shares of all numbers are from what they should be: see variation.
+gets the best mark there is. Here EarlyStop watches, every 100 epochs, how far the shares
+of all numbers are from what they should be: see variation.
 
 Departures from the document, which --document undoes, with the worst of seeds 0 to 9 after
 at most 10,000 epochs:
@@ -43,7 +43,8 @@ odd numbers with 98.6%, all 50, 0.05 and 2.2.
 Also, without effect on what is learned: remainders are compared with zeros of their own
 shape, (10,), not (10, 1); a batch is encoded at once, not number by number; Adam is fused;
 one thread, as the nets are tiny; the generator is saved by torch.export, as TorchScript is
-deprecated.
+deprecated; epochs count from 1. train_D_G, which the document leaves to its repository, is
+ours, and the pictures are an addition.
 """
 
 import argparse
@@ -176,7 +177,7 @@ class EarlyStop:
 
     def __init__(self, patience=800):
         self.patience = patience
-        self.steps = 0  # since the smallest gdif: 0 if the last one was it
+        self.steps = 0  # calls since the smallest gdif: 0 if the last one was it
         self.min_gdif = float("inf")
 
     def stop(self, gdif):
@@ -206,6 +207,9 @@ def score(generated_data, multiple=5, remainder=0):
         "rarest": shares.min().item() * len(shares),
         "commonest": shares.max().item() * len(shares),
     }
+
+
+# --- Pictures -------------------------------------------------------------------------
 
 
 def create_figure(multiple, remainder):
@@ -240,25 +244,16 @@ def draw(title, generated_data, figure, path):
 def parse(argv):
     parser = common.make_parser("numbers_gan", __doc__, epochs=10_000, batch_size=10)
     add = parser.add_argument
-    add(
-        "--multiple",
-        type=common.positive_int,
-        default=5,
-        help="numbers that, divided by this, leave --remainder",
-    )
+    which = "numbers that, divided by this, leave --remainder"
+    add("--multiple", type=common.positive_int, default=5, help=which)
     add("--remainder", type=common.natural, default=0, help="see --multiple")
     add("--lr", type=common.positive_float, default=0.0005, help="Adam's learning rate")
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     flag = argparse.BooleanOptionalAction
-    add(
-        "--together", action=flag, default=True, help="real and generated in one update"
-    )
-    add(
-        "--average",
-        type=common.fraction,
-        default=0.99,
-        help="decay of G's average, ten epochs",
-    )
+    both = "real and generated in one update"
+    add("--together", action=flag, default=True, help=both)
+    decay = "decay of G's moving average, every ten epochs; 0: none"
+    add("--average", type=common.fraction, default=0.99, help=decay)
     what = "what EarlyStop watches"
     add("--watch", choices=["variation", "remainder"], default="variation", help=what)
     patience = "epochs without improvement before the end"
@@ -332,7 +327,7 @@ def main(argv=None):
             generated_data, loss_D, loss_G = train_D_G(
                 true_data, D, G, loss_fn, optimD, optimG, args.together
             )
-            # As good as every time, and cheaper; without an average it is G itself.
+            # As good as every time, and cheaper; with --average 0 it is G, now.
             if epoch % 10 == 1 or not args.average:
                 average_G.update_parameters(G)
             dloss += loss_D

@@ -1380,7 +1380,7 @@ def test_mnist_cgan_end_to_end_and_resumed(small_mnist, capsys):
     assert files_of(run) == RESULTS | pictures | {"checkpoint.pt"}
     assert Image.open(run / "samples" / "epoch_0002.png").size == (302, 302)  # 10 x 10
     assert json.loads((run / "metrics.json").read_text()) == metrics
-    losses = metrics["losses"]["d_loss"] + metrics["losses"]["g_loss"]
+    losses = metrics["losses"]["loss_D"] + metrics["losses"]["loss_G"]
     assert len(losses) == 4 and all(0 < loss < 20 for loss in losses)
     assert 0 <= metrics["score"]["nearest"] <= 1
 
@@ -1570,7 +1570,7 @@ def test_aae_mnist_end_to_end_and_resumed(small_mnist, capsys):
     assert Image.open(run / "reconstructions.png").size == (342, 342)  # 5 x 2 rows
     assert Image.open(run / "walk.png").size == (342, 308)  # 9 walks of 10 steps
     assert json.loads((run / "metrics.json").read_text()) == metrics
-    losses = metrics["losses"]["d_loss"] + metrics["losses"]["g_loss"]
+    losses = metrics["losses"]["loss_D"] + metrics["losses"]["loss_G"]
     assert len(losses) == 4 and all(0 < loss < 20 for loss in losses)
 
     aae_mnist.main([*options, "--epochs", "1", "--out", "parts"])
