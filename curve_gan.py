@@ -428,8 +428,8 @@ def main(argv=None):
             stop = stopper.stop(gdif)
             if stopper.steps == 0 or args.watch == "error":
                 best_G.load_state_dict(average_G.module.state_dict())
-            last = stop or epoch == last_epoch or left == 0
-            if epoch == 1 or epoch % 25 == 0 or last:
+            end = stop or epoch == last_epoch or left == 0
+            if epoch == 1 or epoch % 25 == 0 or end:
                 losses = f"G loss: {gloss:.4f}, D loss: {dloss:.4f}"
                 print(f"at epoch {epoch}, {losses}, gdif: {gdif:.3g}")
                 name = f"epoch_{epoch:05d}"
@@ -442,7 +442,7 @@ def main(argv=None):
                     numbers = {"epoch": epoch, "history": history, "seconds": seconds}
                     numbers["stopper"] = [stopper.steps, stopper.min_gdif]
                     common.save_checkpoint(run, "curve_gan", args, parts, **numbers)
-            if last:
+            if end:
                 break
 
         common.save_generator(best_G, (fixed_noise,), run, "curve_gan", args)

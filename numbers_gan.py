@@ -311,9 +311,9 @@ def main(argv=None):
         seconds = checkpoint["seconds"]
         stopper.steps, stopper.min_gdif = checkpoint["stopper"]
 
-    last = min(args.epochs, done + (args.max_steps or args.epochs))
+    last_epoch = min(args.epochs, done + (args.max_steps or args.epochs))
     if stopper.steps >= stopper.patience:  # resumed, but it had come to its end
-        last = done
+        last_epoch = done
     epoch, stop = done, False
     run = common.run_folder("numbers_gan", args)
     writer = SummaryWriter(run, purge_step=done + 1)
@@ -322,7 +322,7 @@ def main(argv=None):
     start = time.perf_counter() - seconds
 
     with common.one_line_errors(run), writer:
-        for epoch in range(done + 1, last + 1):
+        for epoch in range(done + 1, last_epoch + 1):
             true_data = gen_batch(*pattern, args.batch_size).to(device)
             generated_data, loss_D, loss_G = train_D_G(
                 true_data, D, G, loss_fn, optimD, optimG, args.together
@@ -343,7 +343,7 @@ def main(argv=None):
                 if stopper.steps == 0 or args.watch == "remainder":
                     best_G.load_state_dict(average_G.module.state_dict())
 
-            end = epoch == last or stop
+            end = epoch == last_epoch or stop
             if epoch % 50 == 0 or end:
                 print(f"epoch {epoch:5d}:", *data_to_num(generated_data).tolist())
                 common.check_finite(loss_D=dloss.item(), loss_G=gloss.item())
