@@ -27,8 +27,10 @@ features of a digit classifier, which is not part of this script:
     0.01, 20                                   0.075            0.37   171   --adversarial 0.01
     0.05, 20                                   0.081            0.59   156   --adversarial 0.05
 
-Reconstructions are sharp and samples are soft. A larger weight helps the samples a little
-and costs some of the reconstruction.
+Samples stay behind reconstructions, whose FD is 69 in the first line and 103 in the last;
+63 comes from the resizing alone. A larger weight helps the samples and costs some of the
+reconstruction. On seeds 1 and 2, 20 epochs end with errors of 0.071 and 0.070; two runs of
+the document's program ended with 0.070, distances of 0.45 and 0.46, and FDs of 219 and 210.
 
 Also: samples are drawn in eval mode (in training mode, as in the document, batch norm
 would use the mean and variance of these hundred codes, and mix them into its running ones,
