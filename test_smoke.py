@@ -26,6 +26,7 @@ from threading import Thread
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torchvision import datasets
 
@@ -498,6 +499,16 @@ def test_mnist_gan_scales_images_to_what_tanh_gives(small_mnist):
     assert images.min() == -1 and images.max() == 1
     images, _ = mnist_gan.load_images("cpu", unit_range=True)
     assert images.min() == 0 and images.max() == 1
+
+
+@pytest.mark.parametrize("script", [mnist_gan, mnist_cgan])
+def test_tensorboard_has_one_picture_an_epoch_after_a_resume(script, small_mnist):
+    options = ["--batch-size", "128", "--device", "cpu"]
+    script.main([*options, "--max-steps", "4", "--out", "run"])  # a step of epoch 2
+    script.main(["--resume", "run/checkpoint.pt", "--epochs", "2", "--device", "cpu"])
+    events = EventAccumulator("run").Reload()
+    assert [image.step for image in events.Images("Generated Images")] == [3, 6]
+    assert [loss.step for loss in events.Scalars("Loss/G")] == [3, 6]
 
 
 def test_mnist_gan_resume_equals_never_stopping(small_mnist):
