@@ -19,7 +19,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -256,14 +255,6 @@ def progress(batches, steps, epoch, verbose=False):
     return tqdm(batches, title, steps, file=sys.stdout, disable=silent, ncols=100)
 
 
-def add_graph(writer, net, inputs):
-    """TensorBoard's graph of a net, without PyTorch's warnings on how it is traced."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        writer.add_graph(net.eval(), inputs)  # batch norm learns nothing here
-    net.train()
-
-
 _LOWER = "start again with a lower learning rate"
 
 
@@ -455,14 +446,6 @@ def save_figure(figure, moving, path):
         figure.draw_artist(artist)
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))
     picture.save(path, compress_level=1)  # fast
-
-
-def keep_window(figure):
-    """Wait until the user closes the figure's window, if it has one."""
-    if figure.canvas.manager:
-        from matplotlib import pyplot
-
-        pyplot.show(block=True)
 
 
 # --- What a run ends with -------------------------------------------------------------

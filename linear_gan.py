@@ -300,7 +300,10 @@ def main(argv=None):
             print(f"{what} {ours.tolist()}, of the data {theirs.tolist()}")
         print(f"2-Wasserstein distance: {result['wasserstein_2']:.3f}")
         metrics = common.finish(run, args, history, result, seconds, examples)
-        common.keep_window(fig)
+        if args.show:
+            from matplotlib import pyplot
+
+            pyplot.show(block=True)  # until the window is closed
         return metrics
 
 

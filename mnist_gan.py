@@ -56,6 +56,7 @@ printed losses are means over the epoch so far, not the last minibatch's.
 import argparse
 import math
 import time
+import warnings
 from collections import OrderedDict
 
 import torch
@@ -363,7 +364,10 @@ def main(argv=None):
     with common.one_line_errors(run), writer:
         if not checkpoint:
             both = nn.Sequential(OrderedDict(generator=G, discriminator=D))
-            common.add_graph(writer, both, fixed_noise)
+            # TensorBoard's own use of torch.jit.trace, which PyTorch complains about.
+            warnings.filterwarnings("ignore", "`torch.jit.trace")
+            writer.add_graph(both.eval(), fixed_noise)  # batch norm learns nothing here
+            both.train()
         for epoch in range(done + 1, args.epochs + 1):
             total_loss_D, total_loss_G = 0, 0
             batches = common.minibatches(images, args.batch_size)
