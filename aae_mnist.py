@@ -54,7 +54,7 @@ from torchvision.utils import save_image
 
 import common
 
-DOCUMENT = {}  # the defaults are the document's
+DOCUMENT = {"bfloat16": False}  # all other defaults are the document's
 
 
 # --- Data -----------------------------------------------------------------------------
@@ -263,6 +263,7 @@ def parse(argv):
     add("--sample-interval", type=positive, default=400, help="batches between samples")
     read = "only encode and decode test images, with a checkpoint.pt"
     add("--reconstruct", metavar="CHECKPOINT", help=read)
+    common.add_bfloat16(parser)
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
     add("--n", type=positive, default=100, help="images for --generate, --reconstruct")
     # The document's spellings. There is no DataLoader for n_cpu workers to feed.
@@ -348,15 +349,18 @@ def main(argv=None):
             batches = common.minibatches(images, args.batch_size)
             bar = common.progress(batches, steps, epoch, args.verbose)
             for i, real_imgs in enumerate(bar, start=1):  # (64, 1, 32, 32)
-                g_loss, encoded_imgs = train_generator(
-                    real_imgs,
-                    encoder,
-                    decoder,
-                    discriminator,
-                    optimizer_G,
-                    args.adversarial,
-                )
-                d_loss = train_discriminator(encoded_imgs, discriminator, optimizer_D)
+                with common.mixed_precision(args):
+                    g_loss, encoded_imgs = train_generator(
+                        real_imgs,
+                        encoder,
+                        decoder,
+                        discriminator,
+                        optimizer_G,
+                        args.adversarial,
+                    )
+                    d_loss = train_discriminator(
+                        encoded_imgs, discriminator, optimizer_D
+                    )
                 total_g_loss += g_loss
                 total_d_loss += d_loss
                 step = (epoch - 1) * steps + i

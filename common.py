@@ -94,6 +94,14 @@ def make_parser(script, description, epochs, batch_size):
     return parser
 
 
+def add_bfloat16(parser):
+    """Add --bfloat16, for mixed_precision: on where the processor is made for it."""
+    fast = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    flag = argparse.BooleanOptionalAction
+    text = "bfloat16 matrix products: on if the CPU is made for them"
+    parser.add_argument("--bfloat16", action=flag, default=fast, help=text)
+
+
 # What belongs to one call and not to the run: checkpoints and generators do not bind it.
 _ONE_CALL = {"device", "out", "max_steps", "resume", "generate", "verbose", "show"}
 _ONE_CALL |= {"n", "n_cpu", "digits", "reconstruct"}
@@ -243,6 +251,15 @@ def minibatches(data, batch_size):
 
 
 # --- While it trains ------------------------------------------------------------------
+
+
+def mixed_precision(args):
+    """A context for updates: with --bfloat16, they multiply matrices in that type.
+
+    Weights, their gradients and Adam stay in float32. Nothing is cached, because G must
+    see the weights that D has just been given.
+    """
+    return torch.autocast("cpu", torch.bfloat16, args.bfloat16, cache_enabled=False)
 
 
 def progress(batches, steps, epoch, verbose=False):

@@ -51,7 +51,7 @@ from torchvision.utils import make_grid, save_image
 import common
 
 # The defaults under --document, in the order of the departures above.
-DOCUMENT = {"lr": 0.0002, "average": 0.0, "epochs": 10}
+DOCUMENT = {"lr": 0.0002, "average": 0.0, "epochs": 10, "bfloat16": False}
 
 
 # --- Data -----------------------------------------------------------------------------
@@ -229,6 +229,7 @@ def parse(argv):
     add("--noise-dim", type=common.positive_int, default=100, help="size of the noise")
     decay = "decay of G's moving average, every ten steps; 0: none"
     add("--average", type=common.fraction, default=0.99, help=decay)
+    common.add_bfloat16(parser)
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
     drawn = "for --generate: what to draw, such as 7 or 2026"
     add("--digits", type=digits, default="0123456789", help=drawn)
@@ -294,24 +295,27 @@ def main(argv=None):
             )
             bar = common.progress(rows, steps, epoch, args.verbose)
             for i, row in enumerate(bar, start=1):  # (64,), the last (32,)
-                total_d_loss += train_discriminator(
-                    images[row],
-                    labels[row],
-                    discriminator,
-                    generator,
-                    criterion,
-                    optimizer_D,
-                    noise_dim,
-                )
-                total_g_loss += train_generator(
-                    len(row),
-                    discriminator,
-                    generator,
-                    criterion,
-                    optimizer_G,
-                    noise_dim,
-                    device,
-                )
+                with common.mixed_precision(args):
+                    d_loss = train_discriminator(
+                        images[row],
+                        labels[row],
+                        discriminator,
+                        generator,
+                        criterion,
+                        optimizer_D,
+                        noise_dim,
+                    )
+                    g_loss = train_generator(
+                        len(row),
+                        discriminator,
+                        generator,
+                        criterion,
+                        optimizer_G,
+                        noise_dim,
+                        device,
+                    )
+                total_d_loss += d_loss
+                total_g_loss += g_loss
                 step = (epoch - 1) * steps + i
                 last = i == steps or step == last_step
                 if step % 10 == 0 or last:  # as good as every step, and cheaper

@@ -74,10 +74,11 @@ DOCUMENT = {
     "lr": 0.0002,
     "weight_decay": 0.0,
     "average": 0.0,
+    "bfloat16": False,
 }
 # Document 3's defaults with --nets batchnorm, and those under --document.
 BATCHNORM = {"epochs": 100, "batch_size": 64, "lr": 0.0002, "weight_decay": 0.0}
-BATCHNORM_DOCUMENT = {"average": 0.0}
+BATCHNORM_DOCUMENT = {"average": 0.0, "bfloat16": False}
 
 
 # --- Data -----------------------------------------------------------------------------
@@ -299,6 +300,7 @@ def parse(argv):
     add("--average", type=common.fraction, default=0.99, help=decay)
     flag = argparse.BooleanOptionalAction
     add("--unit-range", action=flag, default=False, help="images in [0, 1]")
+    common.add_bfloat16(parser)
     add("--verbose", action="store_true", help="a line every 100 steps, no bar")
     add("--n", type=common.positive_int, default=64, help="images for --generate")
     if parser.parse_known_args(argv)[0].nets == "mlp":
@@ -373,18 +375,25 @@ def main(argv=None):
             batches = common.minibatches(images, args.batch_size)
             bar = common.progress(batches, steps, epoch, args.verbose)
             for i, real_images in enumerate(bar, start=1):  # (128, 784), the last fewer
-                if args.nets == "mlp":
-                    loss_D = train_discriminator(
-                        real_images, D, G, loss_func, optim_D, args.input_dim
-                    )
-                    n = len(real_images)
-                    loss_G = train_generator(
-                        D, G, loss_func, optim_G, n, args.input_dim, device
-                    )
-                else:
-                    loss_D, loss_G = train_both(
-                        real_images, D, G, loss_func, optim_D, optim_G, args.input_dim
-                    )
+                with common.mixed_precision(args):
+                    if args.nets == "mlp":
+                        loss_D = train_discriminator(
+                            real_images, D, G, loss_func, optim_D, args.input_dim
+                        )
+                        n = len(real_images)
+                        loss_G = train_generator(
+                            D, G, loss_func, optim_G, n, args.input_dim, device
+                        )
+                    else:
+                        loss_D, loss_G = train_both(
+                            real_images,
+                            D,
+                            G,
+                            loss_func,
+                            optim_D,
+                            optim_G,
+                            args.input_dim,
+                        )
                 total_loss_D += loss_D
                 total_loss_G += loss_G
                 step = (epoch - 1) * steps + i
