@@ -105,6 +105,8 @@ def add_bfloat16(parser):
 # What belongs to one call and not to the run: checkpoints and generators do not bind it.
 _ONE_CALL = {"device", "out", "max_steps", "resume", "generate", "verbose", "show"}
 _ONE_CALL |= {"n", "n_cpu", "digits", "reconstruct"}
+# What does, unless you say otherwise: a run may go on longer, or on another processor.
+_MAY_CHANGE = {"epochs", "patience", "bfloat16"}
 
 
 def parse_arguments(parser, argv, document):
@@ -134,7 +136,7 @@ def parse_arguments(parser, argv, document):
     args = parser.parse_args(argv)
 
     for name, value in bound.items():
-        if name in ("epochs", "patience"):  # a run may be made longer
+        if name in _MAY_CHANGE:
             continue
         if getattr(args, name, None) != value:
             option = f"--{name.replace('_', '-')}"

@@ -555,6 +555,14 @@ def test_bfloat16_changes_only_how_numbers_are_rounded(script, nets, small_mnist
     assert kinds <= {torch.float32, torch.int64}
 
 
+def test_a_run_may_go_on_without_bfloat16(small_mnist):
+    aae_mnist.main(["--bfloat16", "--epochs", "1", "--device", "cpu", "--out", "run"])
+    resume = ["--resume", "run/checkpoint.pt", "--device", "cpu"]
+    for epochs, flag in ("2", []), ("3", ["--no-bfloat16"]), ("4", []):
+        metrics = aae_mnist.main([*resume, "--epochs", epochs, *flag])
+        assert metrics["arguments"]["bfloat16"] is (epochs == "2")
+
+
 def test_mnist_gan_resume_equals_never_stopping(small_mnist):
     mnist_gan.main(["--epochs", "3", "--device", "cpu", "--out", "whole"])
     mnist_gan.main(["--epochs", "1", "--device", "cpu", "--out", "parts"])
