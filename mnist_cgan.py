@@ -34,12 +34,13 @@ mnist_gan.py, is left out: with 0.1 in AdamW the first line reads 97.9%, 95.2% a
 float32).
 
 Also, with little or no effect on what is learned: updates multiply matrices in
-bfloat16, which is half as wide as float32, where the processor is made for it (with
---no-bfloat16 the first line is the same); D takes real and generated images in one
-pass; an update computes no gradients for the net that it leaves alone; losses are read
-every 100 steps; the data are one tensor on the device, and Adam is fused; samples are
-drawn in eval mode, always from the same noise; the printed losses are means over the
-epoch so far, not the last minibatch's; epochs count from 1.
+bfloat16, half as wide as float32, where the processor is made for it, which takes a
+third less time (--no-bfloat16 ends with 99.0 to 99.4%, 97.0 to 98.6% and 7 on the same
+seeds); D takes real and generated images in one pass; an update computes no gradients
+for the net that it leaves alone; losses are read every 100 steps; the data are one
+tensor on the device, and Adam is fused; samples are drawn in eval mode, always from the
+same noise; the printed losses are means over the epoch so far, not the last
+minibatch's; epochs count from 1.
 """
 
 import argparse
