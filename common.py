@@ -115,8 +115,7 @@ def parse(parser, argv, document, one_call=("n",)):
     args = parser.parse_args(argv)
     for name, value in kept.items():
         if name not in MAY_CHANGE and getattr(args, name, None) != value:
-            option = f"--{name.replace('_', '-')}"
-            parser.error(f"{path} has {option} {value}: leave {option} out")
+            parser.error(f"{path} has --{name.replace('_', '-')} {value}: leave it out")
     if args.resume and args.epochs < loaded["run"]["epoch"]:
         parser.error(f"{path} has had {loaded['run']['epoch']} --epochs already")
     args.device = args.auto if args.device == "auto" else args.device
@@ -204,9 +203,8 @@ class Run(contextlib.ExitStack):
             except (LookupError, RuntimeError, ValueError) as error:
                 fail(f"{args.resume} does not fit this version: {error}", 2)
             vars(self).update(args.loaded["run"])
-            for device, state in args.loaded["rng"].items():
-                if device in self.random:
-                    self.random[device].set_rng_state(state)
+            for device in self.random.keys() & (rng := args.loaded["rng"]).keys():
+                self.random[device].set_rng_state(rng[device])
         self.folder = new_folder(args)
         print(f"Writing to {self.folder}", flush=True)
         self.writer = SummaryWriter(self.folder, purge_step=self.step + 1)
@@ -347,7 +345,6 @@ def moving_average(decay):
 
     def average(averaged, new, n):
         weight = min(decay, (1 + n.item()) / (10 + n.item()))
-        # Batch norm counts minibatches in an integer.
         return torch.lerp(new, averaged, weight) if new.is_floating_point() else new
 
     return average
@@ -357,7 +354,7 @@ def use_bfloat16(*nets):
     """Let nets multiply matrices in bfloat16, where a CPU is made for it (AVX512_BF16)."""
     if not torch.cpu.get_capabilities().get("avx512_bf16", False):
         return
-    # No cache, as G must see the weights that D has just been given.
+    # No cache: G must see the weights that D has just been given.
     mixed = torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
     for net in nets:
         net.forward = mixed(net.forward)

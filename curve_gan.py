@@ -43,18 +43,13 @@ DOCUMENT = {
     "epochs": 10_000,
 }
 
-# name: (y as a function of x, its label, range of x, limits of y)
+# (y as a function of x, its label, range of x, limits of y)
 CURVES = {
     "exponential": (lambda x: 1.08**x, "1.08^x", (0, 50), (0, 50)),
     "sine": (torch.sin, "sin(x)", (-5, 5), (-1.2, 1.2)),
     "cosine": (torch.cos, "cos(x)", (-5, 5), (-1.2, 1.2)),
     "quadratic": (torch.square, "x^2", (-5, 5), (-2, 27)),
-    "inverted-u": (
-        lambda x: 50 - (x - 25) ** 2 / 12.5,
-        "50-(x-25)^2/12.5",
-        (0, 50),
-        (-2, 54),
-    ),
+    "inverted-u": (lambda x: 4 * x - x**2 / 12.5, "4x-x^2/12.5", (0, 50), (-2, 54)),
 }
 
 

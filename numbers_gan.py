@@ -9,9 +9,9 @@ Mirrors document 4, 第三章：生成对抗网络：形状和数量生成, 3.5 
     python numbers_gan.py --resume runs/numbers_gan/1/checkpoint.pt --epochs 20000
     python numbers_gan.py --generate runs/numbers_gan/1/generator.pt2 --n 20
 
-A vector of zeros says nothing. It ends with silent, the share of these in 10,000; of
-all others with fit, how many fit the pattern; with how many of the possible numbers
-appear; and with the rarest's and the commonest's share, 1 being fair.
+It ends with silent, the share of vectors that are all zeros and say nothing; of all
+others with fit, the share of right numbers; with how many of the possible ones appear;
+and with the rarest's and the commonest's share, 1 being fair.
 """
 
 import common  # first, so that Ctrl-C works while PyTorch loads
@@ -98,21 +98,19 @@ class EarlyStop:
 
 
 def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
-    """Section 3.5.3: update D on real vectors (n, 100), D on fakes, then G.
+    """Section 3.5.3, not printed there: update D on real vectors (n, 100), on fakes; G.
 
-    Returns the fakes (n, 100), and the losses of D and G. If D says 0.5 to all, these
-    are 2 ln 2 = 1.39 and ln 2 = 0.69. (The document does not print this function.)
+    Returns the fakes, and the losses of D and G; of a draw: 2 ln 2 = 1.39, ln 2 = 0.69.
     """
     real_labels = torch.ones((len(true_data), 1), device=true_data.device)
     fake_labels = torch.zeros_like(real_labels)
-
     optimD.zero_grad()
     real_loss = loss_fn(D(true_data), real_labels)
     real_loss.backward()
     optimD.step()
 
-    generated_data = G(torch.randn_like(true_data)).detach()  # G learns nothing here
     optimD.zero_grad()
+    generated_data = G(torch.randn_like(true_data)).detach()  # G learns nothing here
     fake_loss = loss_fn(D(generated_data), fake_labels)
     fake_loss.backward()
     optimD.step()
@@ -210,7 +208,6 @@ def main(argv=None):
     optimG = torch.optim.Adam(G.parameters(), **adam)
     stopper = EarlyStop(args.patience)
     fixed_noise = torch.randn((4096, 100)).to(args.device)  # for the stop, and to draw
-
     nets = {"G": G, "D": D, "average_G": average_G}
     others = {"optimD": optimD, "optimG": optimG, "stopper": stopper}
     with common.Run(args, **nets, **others) as run:
@@ -232,7 +229,6 @@ def main(argv=None):
                 run.bar.write(str(data_to_num(data)))
             if run.due:
                 draw(f"epoch {i}", average_G(fixed_noise), pattern, run.sample)
-
         run.save_generator(average_G.module, fixed_noise)
         new_G = torch.export.load(run.folder / "generator.pt2").module()
         new_data = new_G(torch.randn((10_000, 100)))  # from other noise
