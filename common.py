@@ -65,7 +65,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawTextHelpFormatter
     """--help shows the docstring as it stands, and the defaults that there are."""
 
     def _get_help_string(self, action):
-        absent = action.default in (None, False)
+        absent = action.default is None or action.default is False
         return action.help if absent else super()._get_help_string(action)
 
 
