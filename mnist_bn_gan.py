@@ -86,7 +86,13 @@ class Discriminator(nn.Module):
 
 
 def train_batch(
-    real_imgs, generator, discriminator, adversarial_loss, optimizer_G, optimizer_D
+    real_imgs,
+    generator,
+    discriminator,
+    adversarial_loss,
+    optimizer_G,
+    optimizer_D,
+    noise_dim,
 ):
     """Update D, then G, on real images (batch, 1, 28, 28) and as many fakes.
 
@@ -100,7 +106,7 @@ def train_batch(
     fake_targets = torch.zeros(batch_size, 1, device=device)
 
     # Random noise and fake images: the same for both updates.
-    noise = torch.randn(batch_size, generator.model[0].in_features, device=device)
+    noise = torch.randn(batch_size, noise_dim, device=device)
     fake_imgs = generator(noise)
 
     # Train the discriminator
@@ -183,17 +189,11 @@ def main(argv=None):
 
     nets = {"G": generator, "D": discriminator, "average_G": average_G}
     parts = {**nets, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
+    others = (generator, discriminator, adversarial_loss, optimizer_G, optimizer_D)
     with common.Run(args, **parts) as run:
         for _ in run.epochs():
             for real_imgs in run.minibatches(images):  # (64, 1, 28, 28), the last 32
-                d_loss, g_loss = train_batch(
-                    real_imgs,
-                    generator,
-                    discriminator,
-                    adversarial_loss,
-                    optimizer_G,
-                    optimizer_D,
-                )
+                d_loss, g_loss = train_batch(real_imgs, *others, noise_dim)
                 run.log(loss_D=d_loss, loss_G=g_loss)
                 if run.step % 10 == 1 or not args.average:  # as good as every step
                     average_G.update_parameters(generator)

@@ -90,22 +90,15 @@ class Discriminator(nn.Module):
         return self.model(d_in)
 
 
-def random_input(batch_size, generator, device):
-    """Noise (batch_size, noise_dim) and random labels (batch_size,)."""
-    label_dim = generator.label_emb.num_embeddings
-    noise_dim = generator.model[0].in_features - label_dim
-    noise = torch.randn(batch_size, noise_dim, device=device)
-    return noise, torch.randint(0, label_dim, (batch_size,), device=device)
-
-
 def train_batch(
-    images, labels, generator, discriminator, criterion, optimizer_G, optimizer_D
+    images, labels, generator, discriminator, criterion, optimizer_G, optimizer_D, sizes
 ):
     """Update D, then G, on images (batch, 1, 28, 28) with their labels (batch,).
 
-    Returns both losses. If D says 0.5 to all, they are 2 ln 2 = 1.39 and ln 2 = 0.69.
+    sizes: noise_dim, label_dim. Returns both losses. If D says 0.5 to all, they are
+    2 ln 2 = 1.39 and ln 2 = 0.69.
     """
-    batch_size, device = len(images), images.device
+    batch_size, device, (noise_dim, label_dim) = len(images), images.device, sizes
     real_labels = torch.ones(batch_size, 1, device=device)
     fake_labels = torch.zeros(batch_size, 1, device=device)
 
@@ -114,7 +107,8 @@ def train_batch(
     outputs = discriminator(images, labels)  # (batch, 1)
     real_loss = criterion(outputs, real_labels)
 
-    noise, gen_labels = random_input(batch_size, generator, device)
+    noise = torch.randn(batch_size, noise_dim, device=device)
+    gen_labels = torch.randint(0, label_dim, (batch_size,), device=device)
     gen_images = generator(noise, gen_labels)
     # The document has no detach. That is harmless, as optimizer_G.zero_grad() clears what
     # G gets here, and wasteful, as backward() would run through G, too.
@@ -127,7 +121,8 @@ def train_batch(
 
     # Train the generator, on new noise and labels
     optimizer_G.zero_grad()
-    noise, gen_labels = random_input(batch_size, generator, device)
+    noise = torch.randn(batch_size, noise_dim, device=device)
+    gen_labels = torch.randint(0, label_dim, (batch_size,), device=device)
     gen_images = generator(noise, gen_labels)
     outputs = discriminator(gen_images, gen_labels)
     g_loss = criterion(outputs, real_labels)
@@ -209,12 +204,13 @@ def main(argv=None):
     nets = {"G": generator, "D": discriminator, "average_G": average_G}
     parts = {**nets, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     others = (generator, discriminator, criterion, optimizer_G, optimizer_D)
+    sizes = (noise_dim, label_dim)
     with common.Run(args, **parts) as run:
         for _ in run.epochs():
             for images, labels in run.minibatches(
                 all_images, all_labels
             ):  # 64, last 32
-                d_loss, g_loss = train_batch(images, labels, *others)
+                d_loss, g_loss = train_batch(images, labels, *others, sizes)
                 run.log(loss_D=d_loss, loss_G=g_loss)
                 if run.step % 10 == 1 or not args.average:  # as good as every step
                     average_G.update_parameters(generator)

@@ -157,9 +157,10 @@ def draw(title, generated_data, pattern, path):
     possible = range(pattern[1], 100, pattern[0])
     colors = ["g" if x in possible else "r" for x in range(100)]
     axes = Figure(figsize=(8, 4), dpi=60).subplots()
-    axes.bar(range(100), shares, color=colors)
+    axes.vlines(range(100), 0, shares.tolist(), colors, linewidth=3)
     axes.axhline(1 / len(possible), color="grey", ls=":")  # the fair share
     axes.set_title(f"{title}: {1 - shares.sum():.1%} say nothing")
+    axes.set_ylim(0, 4 / len(possible))
     axes.figure.savefig(path)
 
 
@@ -198,7 +199,6 @@ def main(argv=None):
     if args.generate:
         return generate(args)
     torch.set_num_threads(1)  # the nets are tiny: more would only wait for each other
-
     pattern = (args.multiple, args.remainder)
     D, G = Discriminator().to(args.device), Generator().to(args.device)
     average_G = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.average))
