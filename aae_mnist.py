@@ -1,4 +1,4 @@
-"""An adversarial autoencoder: it reads a digit into ten numbers, and draws it from them.
+"""An adversarial autoencoder: it reads a digit as ten numbers, and draws it from them.
 
 Mirrors document 5, GAN, the program under 实现一个简单的GAN. The document's text has D
 judge data. In its program, and here, D judges codes: the encoder, which D cannot tell
@@ -14,7 +14,7 @@ random codes.
 It ends with reconstruction_error, the mean error of a pixel in [-1, 1], of test images;
 with wasserstein_2, how far their codes are from N(0, I), of which it sees the mean and
 the covariance; and with frechet_pixels, how far samples are from test images. It sees
-the holes between the codes, too. 10,000 training images have ....
+the holes between the codes, too. 10,000 training images have 0.54.
 """
 
 import math
@@ -29,14 +29,14 @@ from torchvision.transforms.functional import resize
 from torchvision.utils import save_image
 
 # What --document brings back, and what a run ends with if only that is brought back:
-# reconstruction_error, wasserstein_2, and FD, the Frechet distance of samples in a digit
-# classifier's features. Seed 0; ... by default.
+# reconstruction_error, wasserstein_2, and FD, the Frechet distance of samples in a
+# digit classifier's features. Seed 0; by default 0.070, 0.21, FD 36.
 DOCUMENT = {
-    "epochs": 200,  # ...
-    "adversarial": 0.001,  # ...: too small to fill the holes between the digits' codes
-    "lr": 0.0002,  # ...
-    "average": 0.0,  # ...: the nets run around their goal; the average lies nearer
-}  # all of them, but 20 epochs: ...
+    "epochs": 200,  # ten times as long; not measured
+    "adversarial": 0.001,  # 0.064, 0.29, FD 81: too small to fill holes between codes
+    "lr": 0.0002,  # 0.072, 0.20, FD 51
+    "average": 0.0,  # 0.082, 0.63, FD 45: nets run around their goal; it lies nearer
+}  # all of them, but after 20 epochs: 0.072, 0.51, FD 98
 
 
 def load_images(img_size, device, train=True):
@@ -54,7 +54,7 @@ def reparameterization(mu, logvar):
 
 
 class Encoder(nn.Module):
-    """Images (batch, 1, img_size, img_size) to codes (batch, latent_dim), drawn anew."""
+    """Images (batch, 1, img_size, img_size) to codes (batch, latent_dim), random."""
 
     def __init__(self, latent_dim, img_size):
         super().__init__()

@@ -124,7 +124,7 @@ def parse(parser, argv, document, one_call=("n",)):
 
 
 def load_mnist(train=True):
-    """MNIST's images, uint8 (n, 28, 28), and labels, int64 (n,); n is 60,000 or 10,000."""
+    """MNIST's images, uint8 (n, 28, 28), labels, int64 (n,); n: 60,000 or 10,000."""
     data = []
     for kind in ("images-idx3", "labels-idx1"):
         path = MNIST / f"{'train' if train else 't10k'}-{kind}-ubyte.gz"
@@ -139,7 +139,7 @@ def load_mnist(train=True):
 
 
 def write(buffer, path):
-    """Write a BytesIO to a file: all or nothing. (torch.save crashes on a full disk.)"""
+    """Write a BytesIO to a file: all or nothing. (On a full disk torch.save dies.)"""
     new = path.with_suffix(".new")
     try:
         new.write_bytes(buffer.getvalue())
@@ -150,7 +150,7 @@ def write(buffer, path):
 
 
 def load(path, script, what):
-    """Read a script's checkpoint.pt ("run") or generator.pt2 ("state"), and run no code."""
+    """Read a checkpoint.pt ("run") or generator.pt2 ("state"), and run no code."""
     kind, loaded, file = "checkpoint.pt", None, path
     if not Path(path).is_file():
         fail(f"there is no file {path}", 2)
@@ -291,7 +291,7 @@ class Run(contextlib.ExitStack):
         write(buffer, self.folder / "checkpoint.pt")
 
     def save_generator(self, generator, *inputs):
-        """Export it to generator.pt2, in eval mode. inputs: examples of 2 or more rows."""
+        """Export to generator.pt2, in eval mode. inputs: examples of 2 or more rows."""
         generator = copy.deepcopy(generator).cpu().eval()
         inputs = tuple(x[:2].cpu().clone() for x in inputs)
         rows = tuple({0: torch.export.Dim("n")} for _ in inputs)
@@ -303,7 +303,7 @@ class Run(contextlib.ExitStack):
         write(buffer, self.folder / "generator.pt2")
 
     def finish(self, score):
-        """Write what a run ends with. score: {name: number or list}. Returns metrics."""
+        """Write what a run ends with. score: {name: number or list}; to metrics."""
         speed = round(self.examples / max(self.seconds, 1e-9))
         metrics = {"arguments": self.args.kept, "torch": torch.__version__}
         metrics |= {"history": self.history, "score": score}
@@ -351,7 +351,7 @@ def moving_average(decay):
 
 
 def use_bfloat16(*nets):
-    """Let nets multiply matrices in bfloat16, where a CPU is made for it (AVX512_BF16)."""
+    """Let nets multiply matrices in bfloat16, on a CPU made for it (AVX512_BF16)."""
     if not torch.cpu.get_capabilities().get("avx512_bf16", False):
         return
     # No cache: G must see the weights that D has just been given.
@@ -384,7 +384,7 @@ def frechet_distance(x, y):
 
 
 def compare_images(images, test_images):
-    """Pixels (n, d) and (m, d) in [0, 1] to a distance, and the nearest of each (n,)."""
+    """Pixels (n, d) and (m, d) in [0, 1] to a distance, and each one's nearest (n,)."""
     parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
     distance = frechet_distance(gaussian(images), gaussian(test_images))
     return distance, torch.cat(parts)

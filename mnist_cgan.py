@@ -10,7 +10,7 @@ Mirrors document 3, GAN, its second example: G and D are given the label, too.
 
 It ends with nearest: how often an image's nearest test image shows the digit that was
 asked for. 10,000 training images have 0.94. And with frechet_pixels, how far 10,000
-images are from the test images, pixel by pixel: 10,000 training images have 0.46.
+images are from the test images, pixel by pixel: 10,000 training images have 0.58.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from torchvision.utils import save_image
 
 # What --document brings back, and what a run ends with if only that is brought back, as
 # a digit classifier reads it: the share of right digits, that of the worst digit, and
-# FD, the Frechet distance in its features. Seed 0; ... by default.
+# FD, the Frechet distance in its features. Seed 0; by default 99.1%, 98.0%, FD 11.
 DOCUMENT = {
-    "epochs": 10,  # ...
+    "epochs": 10,  # 97.4%, 92.0%, FD 21
     "lr": 0.0002,  # ...
     "average": 0.0,  # ...: G runs around its goal; the average lies nearer
-}  # all of them: ...
+}  # all of them: 81.3%, 55.2%, FD 493
 
 
 def load_images(device, train=True):
@@ -110,8 +110,8 @@ def train_batch(
     noise = torch.randn(batch_size, noise_dim, device=device)
     gen_labels = torch.randint(0, label_dim, (batch_size,), device=device)
     gen_images = generator(noise, gen_labels)
-    # The document has no detach. That is harmless, as optimizer_G.zero_grad() clears what
-    # G gets here, and wasteful, as backward() would run through G, too.
+    # The document has no detach. That is harmless: optimizer_G.zero_grad() clears what
+    # G gets here. But it is wasteful: backward() runs through G, too.
     outputs = discriminator(gen_images.detach(), gen_labels)
     fake_loss = criterion(outputs, fake_labels)
 
@@ -134,7 +134,7 @@ def train_batch(
 
 @torch.no_grad()
 def score(generator, noise_dim, device):
-    """Judge 1,000 images of each digit by MNIST's test images: see the top of the file."""
+    """Judge 1,000 images of each digit by test images. See the top of the file."""
     test_images, test_labels = load_images(device, train=False)
     labels = torch.arange(10, device=device).repeat(1000)
     images = generator(torch.randn(len(labels), noise_dim, device=device), labels)

@@ -113,7 +113,7 @@ def refused(capsys, words, call, *args, status=2):
 
 
 def same(a, b):
-    """Whether two nested dicts and lists of tensors and values are equal bit for bit."""
+    """Whether nested dicts and lists of tensors and values are equal bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -397,10 +397,10 @@ def test_nets_are_the_documents(script):
     names |= {x: lambda x: type(x).__name__[0] for x in (nn.ReLU, nn.Tanh, nn.Sigmoid)}
     layers = [x for net in nets_of(script) for x in net.modules() if type(x) in names]
     digits = "256 L0.2 B256 256-512 L0.2 B512 512-1024 L0.2 B1024 1024-784 T"
-    coder = "512-512 B512 L0.2"
+    coder, drawer = "512-512 B512 L0.2", "2-16 L0.2 16-32 L0.2 32-2"
     wanted = {
         linear_gan: "2-5 T 5-3 T 3-1 2-2",
-        curve_gan: "2-256 L0.2 256-128 L0.2 128-64 L0.2 64-1 S 2-16 L0.2 16-32 L0.2 32-2",
+        curve_gan: f"2-256 L0.2 256-128 L0.2 128-64 L0.2 64-1 S {drawer}",
         numbers_gan: "100-1 S 100-100 R",
         mnist_gan: "784-256 L0.1 256-256 L0.1 256-1 S 100-256 R 256-256 R 256-784 T",
         mnist_bn_gan: f"784-512 L0.2 512-256 L0.2 256-1 S 100-{digits}",
