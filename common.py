@@ -91,9 +91,8 @@ def make_parser(file, text, epochs, batch_size, sizes=(1, 60_000)):
 
 
 # What belongs to one call and not to a run, and what of a run may change as it goes on.
-ONE_CALL = {
-    *["auto", "device", "max_steps", "out", "resume", "generate", "loaded", "kept"]
-}
+ONE_CALL = {"auto", "device", "max_steps", "out"}
+ONE_CALL |= {"resume", "generate", "loaded", "kept"}
 MAY_CHANGE = {"epochs", "patience"}
 
 
@@ -129,9 +128,8 @@ def load_mnist(train=True):
     for kind in ("images-idx3", "labels-idx1"):
         path = MNIST / f"{'train' if train else 't10k'}-{kind}-ubyte.gz"
         try:
-            data.append(
-                bytearray(gzip.decompress(path.read_bytes()))
-            )  # tests checksums
+            content = gzip.decompress(path.read_bytes())  # it tests the checksum
+            data.append(bytearray(content))
         except (OSError, EOFError, zlib.error) as error:
             fail(f"{path} is missing or damaged ({error}): try git checkout data")
     images = torch.frombuffer(data[0], dtype=torch.uint8, offset=16).view(-1, 28, 28)

@@ -98,10 +98,8 @@ def train_batch(
 
     Returns both losses. If D says 0.5 to all, both are ln 2 = 0.69.
     """
-    batch_size, device = (
-        len(real_imgs),
-        real_imgs.device,
-    )  # the document defines no device
+    batch_size = len(real_imgs)
+    device = real_imgs.device  # the document uses a device that it does not define
     real_targets = torch.ones(batch_size, 1, device=device)
     fake_targets = torch.zeros(batch_size, 1, device=device)
 
@@ -118,6 +116,7 @@ def train_batch(
     d_loss = (real_loss + fake_loss) / 2
     d_loss.backward()
     optimizer_D.step()
+
     # Train the generator, by the D that has just been updated.
     optimizer_G.zero_grad()
     new_fake_preds = discriminator(fake_imgs)

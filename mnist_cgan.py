@@ -207,9 +207,7 @@ def main(argv=None):
     sizes = (noise_dim, label_dim)
     with common.Run(args, **parts) as run:
         for _ in run.epochs():
-            for images, labels in run.minibatches(
-                all_images, all_labels
-            ):  # 64, last 32
+            for images, labels in run.minibatches(all_images, all_labels):  # of 64
                 d_loss, g_loss = train_batch(images, labels, *others, sizes)
                 run.log(loss_D=d_loss, loss_G=g_loss)
                 if run.step % 10 == 1 or not args.average:  # as good as every step
