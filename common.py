@@ -352,8 +352,7 @@ def use_bfloat16(*nets):
     """Let nets multiply matrices in bfloat16, on a CPU made for it (AVX512_BF16)."""
     if not torch.cpu.get_capabilities().get("avx512_bf16", False):
         return
-    # No cache: G must see the weights that D has just been given.
-    mixed = torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+    mixed = torch.autocast("cpu", torch.bfloat16)
     for net in nets:
         net.forward = mixed(net.forward)
         for layer in net.modules():

@@ -145,8 +145,7 @@ def test_a_run_leaves_what_it_should(script, whole):
     assert f"epoch_{3:05d}_step_" in pictures[-1].name
     frames = {path.read_bytes() for path in pictures}  # the GIF keeps one of the same
     assert Image.open(run / "training.gif").n_frames == len(frames)
-    text = (run / "metrics.json").read_text()
-    assert json.loads(text) == json.loads(json.dumps(metrics))
+    assert (run / "metrics.json").read_text() == json.dumps(metrics, indent=2)
     for name in ("loss_D", "loss_G"):
         values = metrics["history"][name]
         assert {*values} >= {1, 3} and all(0 < loss < 20 for loss in values.values())
@@ -154,10 +153,12 @@ def test_a_run_leaves_what_it_should(script, whole):
     assert events.Scalars("loss_G")[-1].value == pytest.approx(values[3], rel=1e-5)
 
     parts = checkpoint_of(run)["parts"]
-    for name in ("encoder", "decoder", "D") if script is aae_mnist else ("G", "D"):
-        moving = {k: v for k, v in parts[name].items() if k[2:] not in ("mean", "std")}
-        assert all(x.isfinite().all() for x in moving.values())
-        assert not any(torch.equal(x, start[name][k]) for k, x in moving.items())
+    nets = [x for x in parts if not x.startswith(("optim", "trainer", "stopper"))]
+    assert {*nets} >= {"D", "decoder" if script is aae_mnist else "G"}
+    for name in nets:  # and their averages
+        for key, x in parts[name].items():
+            assert x.isfinite().all()
+            assert key.endswith((".mean", ".std")) or not x.equal(start[name][key])
 
 
 @each_script
@@ -434,8 +435,8 @@ def test_linear_gan_data_first_weights_and_score():
 def test_curve_gan_saves_the_best_generator_and_stops(monkeypatch):
     for script in (curve_gan, numbers_gan):
         stopper = script.EarlyStop(3)
-        said = [stopper.stop(gdif) for gdif in (5, 4, 4, 6, 3, 3, 4, 2, 9, 9, 9)]
-        assert said == [False] * 10 + [True]  # an equal gdif is no improvement
+        said = [stopper.stop(gdif) for gdif in (5, 4, 6, 3, 3, 4, 2, 2, 9, 9)]
+        assert said == [False] * 9 + [True]  # an equal gdif is no improvement
         assert stopper.min_gdif == 2 and stopper.steps == 3
         other = script.EarlyStop(5)
         other.load_state_dict(stopper.state_dict())
@@ -833,7 +834,6 @@ def test_bfloat16_leaves_a_gradient_where_D_is_sure(monkeypatch):
     with torch.no_grad():
         D[0].weight.zero_()
         D[0].bias.fill_(10.0)  # real, says D, of a fake
-    assert not torch.equal(D(x), old)  # no cached weights
     loss = nn.BCELoss()(D(x), torch.zeros(2, 1))
     loss.backward()
     assert loss.item() == pytest.approx(10, rel=0.01)  # not 100, which has no gradient
