@@ -55,11 +55,13 @@ def update_D(X, Z, nnet_D, nnet_G, loss, trainer_D):
 
     Returns the loss, summed over the batch. A D that only guesses has batch * ln 2.
     """
+    batch_size = X.shape[0]
+    ones = torch.ones((batch_size, 1), device=X.device)
+    zeros = torch.zeros((batch_size, 1), device=X.device)
     trainer_D.zero_grad()
     real_Y = nnet_D(X)  # (batch, 1)
     synth_X = nnet_G(Z)  # (batch, 2)
     synth_Y = nnet_D(synth_X.detach())  # detach: G learns nothing here
-    ones, zeros = torch.ones_like(real_Y), torch.zeros_like(synth_Y)
     loss_D = (loss(real_Y, ones) + loss(synth_Y, zeros)) / 2
     loss_D.backward()
     trainer_D.step()
@@ -67,14 +69,12 @@ def update_D(X, Z, nnet_D, nnet_G, loss, trainer_D):
 
 
 def update_G(Z, nnet_D, nnet_G, loss, trainer_G):
-    """Section 5: update G on noise Z (batch, 2), so that D takes its points for real.
-
-    Returns the loss, summed over the batch.
-    """
+    """Section 5: update G, so that D takes its points for real. Arguments as above."""
+    batch_size = Z.shape[0]
+    ones = torch.ones((batch_size, 1), device=Z.device)
     trainer_G.zero_grad()
     synth_X = nnet_G(Z)
     synth_Y = nnet_D(synth_X)  # (batch, 1)
-    ones = torch.ones_like(synth_Y)
     loss_G = loss(synth_Y, ones)
     loss_G.backward()  # D gets gradients, too; its next update clears them
     trainer_G.step()
