@@ -14,7 +14,7 @@ random codes.
 It ends with reconstruction_error, the mean error of a pixel in [-1, 1], of test images;
 with wasserstein_2, how far their codes are from N(0, I), of which it sees the mean and
 the covariance; and with frechet_pixels, how far samples are from test images. It sees
-the holes between the codes, too. 10,000 training images have 0.54.
+the holes between the codes, too. As many training images have 0.40.
 """
 
 import math

@@ -205,9 +205,10 @@ class Run(contextlib.ExitStack):
                 self.random[device].set_rng_state(rng[device])
         self.folder = new_folder(args)
         print(f"Writing to {self.folder}", flush=True)
-        self.writer = SummaryWriter(self.folder, purge_step=self.step + 1)
-        self.bar = tqdm(total=args.epochs, initial=self.epoch, disable=None)
-        self.push(self.writer), self.push(self.bar)  # to be closed
+        writer = SummaryWriter(self.folder, purge_step=self.step + 1)
+        self.writer = self.enter_context(writer)
+        bar = tqdm(total=args.epochs, initial=self.epoch, disable=None)
+        self.bar = self.enter_context(bar)
 
     def __exit__(self, *error):
         super().__exit__(*error)
@@ -323,6 +324,7 @@ class Run(contextlib.ExitStack):
         figure = Figure((7, 3 * len(panels)), layout="constrained")
         for i, panel in enumerate(panels, start=1):
             axes = figure.add_subplot(len(panels), 1, i, xlabel="epoch")
+            axes.set_yscale("linear" if panel is losses else "log")
             for name in panel:
                 axes.plot(*zip(*self.history[name].items()), ".-", label=name)
             axes.legend()
