@@ -1,9 +1,9 @@
 """An adversarial autoencoder: it reads a digit as ten numbers, and draws it from them.
 
 Mirrors document 5, GAN, the program under 实现一个简单的GAN. The document's text has D
-judge data. In its program, and here, D judges codes: the encoder, which D cannot tell
-from N(0, I), learns to fill the latent space, so that the decoder draws new digits from
-random codes.
+judge data. In its program, and here, D judges codes. The encoder learns to make codes
+that D cannot tell from N(0, I). They fill the latent space, so that the decoder draws
+new digits from random codes.
 
     python aae_mnist.py                                # train
     python aae_mnist.py --max-steps 300                # a quick try
@@ -11,10 +11,10 @@ random codes.
     python aae_mnist.py --resume runs/aae_mnist/1/checkpoint.pt --epochs 30
     python aae_mnist.py --generate runs/aae_mnist/1/generator.pt2 --n 100
 
-It ends with reconstruction_error, the mean error of a pixel in [-1, 1], of test images;
-with wasserstein_2, how far their codes are from N(0, I), of which it sees the mean and
-the covariance; and with frechet_pixels, how far samples are from test images. It sees
-the holes between the codes, too. As many training images have 0.40.
+It ends with three numbers. Lower is better. reconstruction_error is the mean error of a
+pixel in [-1, 1], of test images. wasserstein_2 is how far their codes are from N(0, I),
+by mean and covariance. frechet_pixels is how far samples are from test images; holes
+between the codes raise it. As many training images have 0.40.
 """
 
 import math
@@ -35,12 +35,12 @@ DOCUMENT = {
     "epochs": 200,  # ten times as long; not measured
     "adversarial": 0.001,  # 0.064, 0.29, FD 81: too small to fill holes between codes
     "lr": 0.0002,  # 0.072, 0.20, FD 51
-    "average": 0.0,  # 0.082, 0.63, FD 45: nets run around their goal; it lies nearer
+    "average": 0.0,  # 0.082, 0.63, FD 45: nets circle around their goal
 }  # all of them, but after 20 epochs: 0.072, 0.51, FD 98
 
 
 def load_images(img_size, device, train=True):
-    """MNIST's images (60000, 1, img_size, img_size), in [-1, 1], and their labels."""
+    """MNIST's images (n, 1, img_size, img_size), in [-1, 1], and their labels (n,)."""
     images, labels = common.load_mnist(train)
     images = resize(images.unsqueeze(1), [img_size, img_size])  # once, not every epoch
     return (images.to(device) / 255 - 0.5) / 0.5, labels.to(device)
@@ -116,6 +116,17 @@ adversarial_loss = nn.BCELoss()
 pixelwise_loss = nn.L1Loss()
 
 
+@torch.no_grad()
+def sample_image(decoder, z, path, n_row=10):
+    """Save a grid of what the decoder draws from codes z (n, latent_dim).
+
+    The decoder is in eval mode. In training mode, as in the document, batch norm would
+    mix these codes into its running mean and variance, which the saved decoder needs.
+    """
+    gen_imgs = decoder(z)
+    save_image(gen_imgs, path, nrow=n_row, normalize=True, value_range=(-1, 1))
+
+
 def train_batch(
     real_imgs, encoder, decoder, discriminator, optimizer_G, optimizer_D, adversarial
 ):
@@ -130,11 +141,9 @@ def train_batch(
     optimizer_G.zero_grad()
     encoded_imgs = encoder(real_imgs)  # (batch, latent_dim)
     decoded_imgs = decoder(encoded_imgs)
-    fooling = adversarial_loss(discriminator(encoded_imgs), valid)
-    drawing = pixelwise_loss(decoded_imgs, real_imgs)
-    g_loss = adversarial * fooling + (1 - adversarial) * drawing
-    both = [*encoder.parameters(), *decoder.parameters()]
-    g_loss.backward(inputs=both)  # no gradients for D's weights: ...% faster
+    g_loss = adversarial * adversarial_loss(discriminator(encoded_imgs), valid)
+    g_loss = g_loss + (1 - adversarial) * pixelwise_loss(decoded_imgs, real_imgs)
+    g_loss.backward()  # D gets gradients, too; its zero_grad clears them
     optimizer_G.step()
 
     # Train the discriminator
@@ -146,17 +155,6 @@ def train_batch(
     d_loss.backward()
     optimizer_D.step()
     return d_loss, g_loss
-
-
-@torch.no_grad()
-def sample_image(decoder, z, path, n_row=10):
-    """Save a grid of what the decoder draws from codes z (n, latent_dim).
-
-    The decoder is in eval mode. In training mode, as in the document, batch norm would
-    mix these codes into its running mean and variance, which the saved decoder needs.
-    """
-    gen_imgs = decoder(z)
-    save_image(gen_imgs, path, nrow=n_row, normalize=True, value_range=(-1, 1))
 
 
 @torch.no_grad()
@@ -185,6 +183,7 @@ def score(encoder, decoder, imgs):
     codes = encoder(imgs)  # (n, latent_dim)
     z = torch.randn_like(codes)
     normal = torch.zeros(z.shape[1]), torch.eye(z.shape[1])
+    # Halved: to the scale of pixels in [0, 1].
     real, generated = [common.gaussian(x.flatten(1) / 2) for x in (imgs, decoder(z))]
     return {
         "reconstruction_error": reconstruction_error(encoder, decoder, imgs),
@@ -227,30 +226,30 @@ def main(argv=None):
     device, sizes = args.device, (args.latent_dim, args.img_size)
     encoder, decoder = Encoder(*sizes).to(device), Decoder(*sizes).to(device)
     discriminator = Discriminator(args.latent_dim).to(device)
-    # In eval mode, in which batch norm takes the average mean and variance.
+    # In eval mode, batch norm uses its running mean and variance, not the batch's.
     average = {"avg_fn": common.moving_average(args.average), "use_buffers": True}
     average_E = AveragedModel(encoder, **average).eval()
     average_D = AveragedModel(decoder, **average).eval()
     if not args.document:
         common.use_bfloat16(encoder, decoder, discriminator)  # a third less time
+    images, _ = load_images(args.img_size, device)  # (60000, 1, 32, 32)
+    test_imgs, labels = load_images(args.img_size, device, train=False)
     adam = {"lr": args.lr, "betas": (args.b1, args.b2), "fused": True}
     both = [*encoder.parameters(), *decoder.parameters()]
     optimizer_G = torch.optim.Adam(both, **adam)
     optimizer_D = torch.optim.Adam(discriminator.parameters(), **adam)
-    images, _ = load_images(args.img_size, device)  # (60000, 1, 32, 32)
-    test_imgs, labels = load_images(args.img_size, device, train=False)
     fixed_z = torch.randn(100, args.latent_dim).to(device)  # the same for all samples
 
     nets = {"encoder": encoder, "decoder": decoder, "D": discriminator}
     averages = {"average_E": average_E, "average_D": average_D}
     optimizers = {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
-    others = (*nets.values(), *optimizers.values(), args.adversarial)
+    others = (encoder, decoder, discriminator, optimizer_G, optimizer_D)
     with common.Run(args, **nets, **averages, **optimizers) as run:
         for _ in run.epochs():
             for real_imgs in run.minibatches(images):  # (64, 1, 32, 32), the last 32
-                d_loss, g_loss = train_batch(real_imgs, *others)
+                d_loss, g_loss = train_batch(real_imgs, *others, args.adversarial)
                 run.log(loss_D=d_loss, loss_G=g_loss)
-                if run.step % 10 == 1 or not args.average:  # as good as every step
+                if run.step % 10 == 1 or not args.average:  # the decay is for 10 steps
                     average_E.update_parameters(encoder)
                     average_D.update_parameters(decoder)
                 if run.step % args.sample_interval == 0:

@@ -31,14 +31,14 @@ def fail(message, status=1):
     raise SystemExit(status)
 
 
-def one_line(error, folder=Path()):
-    """Make one line of Ctrl-C, a full disk, and what BCELoss says of NaN."""
-    path = folder / "checkpoint.pt"
-    go_on = f"go on with --resume {path}" if path.exists() else "no checkpoint as yet"
+def one_line(error, folder=None):
+    """End with one line, not a traceback, at Ctrl-C, a full disk, NaN in BCELoss."""
+    path = folder and folder / "checkpoint.pt"
+    go_on = f"; go on with --resume {path}" if path and path.exists() else ""
     if isinstance(error, KeyboardInterrupt):
-        fail(f"interrupted; {go_on}", 130)
+        fail(f"interrupted{go_on}", 130)
     if isinstance(error, OSError):
-        fail(f"{error}; {go_on}")
+        fail(f"{error}{go_on}")
     if "between 0 and 1" in str(error) or "device-side assert" in str(error):
         fail("D's output is NaN: start again with a lower learning rate")
 
@@ -137,7 +137,7 @@ def load_mnist(train=True):
 
 
 def write(buffer, path):
-    """Write a BytesIO to a file: all or nothing. (On a full disk torch.save dies.)"""
+    """Write a BytesIO to a file: all or nothing. (A full disk crashes torch.save.)"""
     new = path.with_suffix(".new")
     try:
         new.write_bytes(buffer.getvalue())
@@ -185,7 +185,7 @@ def new_folder(args):
 
 
 class Run(contextlib.ExitStack):
-    """The books of a run. parts: what a checkpoint holds, all with a state_dict."""
+    """Keeps the books of a run. parts: what a checkpoint holds, {name: net or such}."""
 
     def __init__(self, args, **parts):
         super().__init__()
@@ -216,7 +216,7 @@ class Run(contextlib.ExitStack):
 
     @property
     def due(self):
-        """Is it time for a line, a picture, and a checkpoint?"""
+        """Whether this epoch prints a line, draws a picture, saves a checkpoint."""
         last = self.stop or self.epoch == self.args.epochs
         return last or self.epoch == 1 or self.epoch % self.every == 0
 
@@ -227,7 +227,7 @@ class Run(contextlib.ExitStack):
         return self.folder / "samples" / name
 
     def epochs(self, every=1):
-        """Yield the epochs that are left, until run.stop. Every so many are due."""
+        """Yield the epochs that are left, until run.stop. One in `every` is due."""
         self.every, start = every, time.perf_counter() - self.seconds
         self.last_step = self.step + (self.args.max_steps or math.inf)
         while self.epoch < self.args.epochs and not self.stop:
@@ -358,7 +358,7 @@ def use_bfloat16(*nets):
     for net in nets:
         net.forward = mixed(net.forward)
         for layer in net.modules():
-            # Not in Sigmoid: 0.998 would be 1 there, where BCELoss has no gradient.
+            # Not in Sigmoid: 0.999 would be 1 there, and pass no gradient.
             if isinstance(layer, torch.nn.Sigmoid):
                 layer.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
@@ -383,7 +383,7 @@ def frechet_distance(x, y):
 
 
 def compare_images(images, test_images):
-    """Pixels (n, d) and (m, d) in [0, 1] to a distance, and each one's nearest (n,)."""
+    """Frechet distance of images (n, d) from test images (m, d); nearest ones (n,)."""
     parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
     distance = frechet_distance(gaussian(images), gaussian(test_images))
     return distance, torch.cat(parts)

@@ -8,10 +8,11 @@ Mirrors document 4, 第三章：生成对抗网络：形状和数量生成, 3.1 
     python curve_gan.py --resume runs/curve_gan/1/checkpoint.pt
     python curve_gan.py --generate runs/curve_gan/1/generator.pt2 --n 500
 
-It ends with error, the mean squared error in y as a share of the variance of y; with
-least and most, what the emptiest and the fullest tenth of the range of x hold, 1 being
-a fair share; and with outside, the share of points beyond that range. The aim: below
-0.005, above 0.5, below 2, and below 0.02.
+It ends with four numbers. In brackets, the aim:
+error: the mean squared error in y, as a share of the variance of y (below 0.005)
+least: points in the emptiest tenth of the range of x, where 1 is fair (above 0.5)
+most: points in the fullest tenth (below 2)
+outside: the share of points beyond the range (below 0.02)
 """
 
 import argparse
@@ -33,12 +34,12 @@ DOCUMENT = {
     "dropout": 0.3,  # 0.0132 0.50, 0.0029 0.88: D forgets what is off the curve
     "r1": 0.0,  # 0.0031 0.25, 0.0025 0.33: D grows too steep to learn from
     "slope": 0.0,  # 0.0009 0.87, 0.0151 0.85: ReLU's units die
-    "lr_G": 0.0005,  # 0.0008 0.90, 0.0288 0.80: too slow. One departure ...
-    "lr_D": 0.0005,  # ... with this
-    "beta1": 0.9,  # 0.0046 0.58, 0.2439 0.53: old gradients mislead; the target moves
-    "average": 0.0,  # 0.0004 0.86, 0.0009 0.87: needless here, not on all seeds
-    # The stop. The document's sees only the error in y: a generator that has collapsed
-    # into one point of the curve has none. And it saves the last generator.
+    "lr_G": 0.0005,  # 0.0008 0.90, 0.0288 0.80: too slow. With lr_D, one departure
+    "lr_D": 0.0005,
+    "beta1": 0.9,  # 0.0046 0.58, 0.2439 0.53: old gradients mislead
+    "average": 0.0,  # 0.0004 0.86, 0.0009 0.87: this seed can do without it
+    # The stop. The document's sees only the error in y. A generator that has collapsed
+    # into one point of the curve has no error. And it saves the last generator.
     "watch": "error",
     "patience": 1000,
     "epochs": 10_000,
@@ -75,7 +76,7 @@ def plot_data(train_data, curve):
 
 
 def scale_of(train_data, standardize):
-    """Mean and deviation (2,) that the nets are to take for 0 and 2."""
+    """mean and std (2,) for Scale: (points - mean) / std has mean 0 and deviation 2."""
     if not standardize:
         return torch.zeros(2), torch.ones(2)
     return train_data.mean(0), train_data.std(0) / 2
@@ -151,7 +152,7 @@ class EarlyStop:
 
 @torch.no_grad()
 def quality(fake_samples, curve, train_data):
-    """What performance sees in points (n, 2), and what not. See the top of the file."""
+    """performance, and what it misses: how x is spread. See the top of the file."""
     fake_samples, variance = fake_samples.cpu(), train_data[:, 1].var().item()
     x, (low, high) = fake_samples[:, 0], CURVES[curve][2]
     shares = torch.histc(x, 10, low, high) / len(x) * 10
@@ -164,7 +165,7 @@ def quality(fake_samples, curve, train_data):
 
 
 def gap(watch, error, least, most, outside):
-    """One number for EarlyStop from what quality returns: below 1, the aim is met."""
+    """What EarlyStop wants small. If it watches quality: below 1, the aim is met."""
     if watch == "error":  # the document's measure, as a share
         return error
     return max(error / 0.005, 2 * (1 - least), most - 1, outside / 0.02)
@@ -173,16 +174,16 @@ def gap(watch, error, least, most, outside):
 def train_D_on_real(real_samples, D, loss_fn, optimD, r1):
     """Listing 3.6: update D on real points (batch, 2). Returns the loss.
 
-    r1: the weight of a penalty on D's slope at real points (Mescheder et al., 2018).
+    r1: the weight of a penalty on the slope of D's logits (Mescheder et al., 2018).
     """
     optimD.zero_grad()
-    points = D[0](real_samples).requires_grad_()
-    logits = D[1:-1](points)
-    out_D = D[-1](logits)  # (batch, 1)
+    points = D[0](real_samples).requires_grad_()  # scaled
+    logits = D[1:-1](points)  # before the sigmoid
+    out_D = D[-1](logits)  # the sigmoid: (batch, 1)
     loss_D = loss_fn(out_D, torch.ones_like(out_D))
     (slopes,) = torch.autograd.grad(logits.sum(), points, create_graph=True)
     penalty = r1 / 2 * slopes.square().sum(1).mean()
-    (loss_D + penalty).backward(inputs=list(D.parameters()))
+    (loss_D + penalty).backward()
     optimD.step()
     return loss_D.detach()
 
@@ -218,9 +219,9 @@ def train_G(batch_size, D, G, loss_fn, optimG):
 def test_epoch(epoch, fake_samples, train_data, curve, path):
     """Listing 3.9: draw generated points (n, 2) over the data. (common.Run prints.)"""
     figure = plot_data(train_data, curve)
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     axes.plot(*fake_samples.cpu().T, "*", c="g", label="generated samples")
-    axes.set_title(f"epoch {epoch}")
+    axes.set_title(f"epoch {epoch}" if epoch else "generated samples")
     axes.legend(loc="upper left")
     figure.savefig(path)
 
@@ -248,11 +249,11 @@ def parse(argv):
 
 def generate(args):
     """--generate: draw args.n points from a saved generator."""
-    new_G = Generator(torch.zeros(2), torch.ones(2), args.slope)
+    new_G = Generator(torch.zeros(2), torch.ones(2), args.slope)  # it loads its scale
     new_G.load_state_dict(args.loaded["state"])
     new_data = new_G(torch.randn((args.n, 2))).detach()
     path = common.new_folder(args) / "samples" / "generated.png"
-    test_epoch("of training", new_data, create_data(args.curve), args.curve, path)
+    test_epoch(None, new_data, create_data(args.curve), args.curve, path)
     print(path)
 
 
@@ -298,9 +299,8 @@ def main(argv=None):
 
         run.save_generator(best_G, fixed_noise)  # (TorchScript is deprecated)
         new_G = torch.export.load(run.folder / "generator.pt2").module()
-        return run.finish(
-            quality(new_G(torch.randn((4096, 2))), args.curve, train_data)
-        )
+        new_data = new_G(torch.randn((4096, 2)))
+        return run.finish(quality(new_data, args.curve, train_data))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Mirrors document 1, 简单的数据增强基于GANs实现, sections 2 to 11.
     python linear_gan.py --resume runs/linear_gan/1/checkpoint.pt --epochs 50
     python linear_gan.py --generate runs/linear_gan/1/generator.pt2 --n 500
 
-It ends with wasserstein_2: how far the generated Gaussian is from that of the data. 0
-is perfect.
+It ends with wasserstein_2, the distance of the generated Gaussian from that of the
+data. 0 is perfect.
 """
 
 import common  # first, so that Ctrl-C works while PyTorch loads
@@ -21,7 +21,7 @@ from torch import nn
 # What --document brings back, and what a run ends with if only that is brought back:
 # median and worst wasserstein_2 of seeds 0 to 19. By default 0.14, 0.31.
 DOCUMENT = {
-    "beta1": 0.9,  # 0.17, 0.39: D and G move each other's target; old gradients mislead
+    "beta1": 0.9,  # 0.17, 0.39: the other net has changed; old gradients mislead
     "weight_decay": 0.0,  # 0.17, 0.35: D's logits grow too large
 }  # both: 0.27, 0.60
 
@@ -65,7 +65,7 @@ def update_D(X, Z, nnet_D, nnet_G, loss, trainer_D):
     loss_D = (loss(real_Y, ones) + loss(synth_Y, zeros)) / 2
     loss_D.backward()
     trainer_D.step()
-    return loss_D.detach()
+    return loss_D.detach()  # the number alone: a sum of losses needs no graph
 
 
 def update_G(Z, nnet_D, nnet_G, loss, trainer_G):
@@ -84,7 +84,7 @@ def update_G(Z, nnet_D, nnet_G, loss, trainer_G):
 def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
     """Section 6: draw all parameters from N(0, 0.02^2).
 
-    Returns (loss, trainer_D, trainer_G, fig).
+    Returns (loss, trainer_D, trainer_G, fig, axes).
     """
     loss = nn.BCEWithLogitsLoss(reduction="sum")
     for w in Discriminator.parameters():
@@ -93,12 +93,12 @@ def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
         nn.init.normal_(w, 0, 0.02)
     adam_D = {"lr": lr_D, "betas": (beta1, 0.999), "weight_decay": weight_decay}
     adam_G = {"lr": lr_G, "betas": (beta1, 0.999)}
-    # AdamW: a weight decay that does not pass through Adam's moments.
+    # AdamW shrinks D's weights directly. With weight decay 0 it is the document's Adam.
     trainer_D = torch.optim.AdamW(Discriminator.parameters(), **adam_D, fused=True)
     trainer_G = torch.optim.Adam(Generator.parameters(), **adam_G, fused=True)
     fig = Figure(figsize=(5, 9), dpi=60)
-    fig.subplots(2, 1)
-    return loss, trainer_D, trainer_G, fig
+    axes = fig.subplots(2, 1)
+    return loss, trainer_D, trainer_G, fig, axes
 
 
 def compute_losses(net_D, net_G, loss, trainer_D, trainer_G, latent_dim, data_iter):
@@ -118,12 +118,12 @@ def compute_losses(net_D, net_G, loss, trainer_D, trainer_G, latent_dim, data_it
 
 @torch.no_grad()
 def display_gen_dist(net_G, axes, Z, data):
-    """Section 8: draw 100 points of data, and what G makes of noise Z (100, 2)."""
+    """Section 8: draw 100 points of data, and what G makes of noise Z (n, 2)."""
     synth_X = net_G(Z)
     axes.cla()
     axes.scatter(*data[:100].T.cpu())
     axes.scatter(*synth_X.T.cpu())
-    axes.set(xlim=(-3, 5), ylim=(-6, 10))
+    axes.set(xlim=(-3, 5), ylim=(-6, 10))  # the same in all pictures
     axes.legend(["real", "generated"], loc="upper left")
 
 
@@ -182,7 +182,7 @@ def main(argv=None):
     latent_dim = 2
     data = create_data().to(args.device)
     Gen, Disc = Generator().to(args.device), Discriminator().to(args.device)
-    loss, trainer_D, trainer_G, fig = init_params(
+    loss, trainer_D, trainer_G, fig, axes = init_params(
         Disc, Gen, args.lr_D, args.lr_G, args.beta1, args.weight_decay
     )
     fixed_Z = torch.randn(100, latent_dim).to(args.device)  # the same in all figures
@@ -190,15 +190,16 @@ def main(argv=None):
     parts = {"G": Gen, "D": Disc, "trainer_G": trainer_G, "trainer_D": trainer_D}
     with common.Run(args, **parts) as run:
         for _ in run.epochs(every=5):
-            data_iter = run.minibatches(data)
-            D, G, n = compute_losses(
+            data_iter = run.minibatches(data)  # the document's dataloader
+            metrics = compute_losses(
                 Disc, Gen, loss, trainer_D, trainer_G, latent_dim, data_iter
             )
-            run.measure(loss_D=D.item() / n, loss_G=G.item() / n)
+            D, G = metrics[0] / metrics[2], metrics[1] / metrics[2]
+            run.measure(loss_D=D.item(), loss_G=G.item())
             run.measure(wasserstein_2=score(Gen, data)["wasserstein_2"])
             if run.due:  # to draw takes as long as to train
-                display_gen_dist(Gen, fig.axes[1], fixed_Z, data)
-                display_losses(run.history, fig.axes[0])
+                display_gen_dist(Gen, axes[1], fixed_Z, data)
+                display_losses(run.history, axes[0])
                 fig.savefig(run.sample)
 
         run.save_generator(Gen, fixed_Z)

@@ -8,8 +8,9 @@ Mirrors document 3, GAN, its first example: both updates share one noise.
     python mnist_bn_gan.py --resume runs/mnist_bn_gan/1/checkpoint.pt --epochs 50
     python mnist_bn_gan.py --generate runs/mnist_bn_gan/1/generator.pt2 --n 100
 
-It ends with frechet_pixels, how far 10,000 images are from the test images, pixel by
-pixel: as many training images have 0.46. And with the share of each digit, 0 to 9.
+It ends with frechet_pixels, the distance of 10,000 generated images from the test
+images. Lower is better. As many training images have 0.46. And it ends with the share
+of each digit, 0 to 9.
 """
 
 import math
@@ -27,13 +28,13 @@ from torchvision.utils import save_image
 DOCUMENT = {
     "epochs": 100,  # five times as long; not measured
     "lr_G": 0.0002,  # with beta1 0.5: FD 22
-    "beta1": 0.5,  # D and G move each other's target; old gradients mislead
-    "average": 0.0,  # FD ...: G runs around its goal; the average lies nearer
+    "beta1": 0.5,  # the other net has changed; old gradients mislead
+    "average": 0.0,  # FD ...: G circles around its goal; the average is closer
 }
 
 
 def load_images(device, train=True):
-    """MNIST's images (60000, 1, 28, 28), in [-1, 1], and their labels (60000,)."""
+    """MNIST's images (n, 1, 28, 28), in [-1, 1], and their labels (n,)."""
     images, labels = common.load_mnist(train)
     images = images.unsqueeze(1).to(device) / 255  # as ToTensor does: [0, 1]
     return (images - 0.5) / 0.5, labels.to(device)  # as Normalize does: [-1, 1]
@@ -176,7 +177,7 @@ def main(argv=None):
     generator = Generator(noise_dim, 28 * 28).to(device)
     discriminator = Discriminator(28 * 28).to(device)
     decay = common.moving_average(args.average)
-    # In eval mode, in which batch norm takes the average mean and variance.
+    # In eval mode, batch norm uses its running mean and variance, not the batch's.
     average_G = AveragedModel(generator, avg_fn=decay, use_buffers=True).eval()
     if not args.document:
         common.use_bfloat16(generator, discriminator)  # a third less time
@@ -194,7 +195,7 @@ def main(argv=None):
             for real_imgs in run.minibatches(images):  # (64, 1, 28, 28), the last 32
                 d_loss, g_loss = train_batch(real_imgs, *others, noise_dim)
                 run.log(loss_D=d_loss, loss_G=g_loss)
-                if run.step % 10 == 1 or not args.average:  # as good as every step
+                if run.step % 10 == 1 or not args.average:  # the decay is for 10 steps
                     average_G.update_parameters(generator)
             with torch.no_grad():
                 save_image(average_G(fixed_noise), run.sample, normalize=True)

@@ -10,8 +10,9 @@ done and its questions answered.
     python mnist_gan.py --generate runs/mnist_gan/1/generator.pt2 --n 100
     tensorboard --logdir runs                          # (the document looks in logs)
 
-It ends with frechet_pixels, how far 10,000 images are from the test images, pixel by
-pixel: as many training images have 0.46. And with the share of each digit, 0 to 9.
+It ends with frechet_pixels, the distance of 10,000 generated images from the test
+images. Lower is better. As many training images have 0.46. And it ends with the share
+of each digit, 0 to 9.
 """
 
 import contextlib
@@ -25,25 +26,25 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-# The document uses torchvision.utils, too, but forgets to import it.
+# The document calls torchvision.utils.make_grid, but does not import torchvision.
 from torchvision.utils import make_grid, save_image
 
 # What --document brings back, and what a run ends with if only that is brought back:
 # FD, the Frechet distance in a digit classifier's features. Seed 0; by default FD 21.
 DOCUMENT = {
-    "unit_range": True,  # FD 497: images in [0, 1] leave half of tanh's range to noise
-    "beta1": 0.9,  # FD 1384: D and G move each other's target; old gradients mislead
+    "unit_range": True,  # FD 497: images in [0, 1] use only half of tanh's range
+    "beta1": 0.9,  # FD 1384: the other net has changed; old gradients mislead
     "lr_G": 0.0002,  # FD 303: one departure
     "lr_D": 0.0002,  # with this
     "weight_decay": 0.0,  # FD 61: D learns its images by heart
-    "average": 0.0,  # FD 45: G runs around its goal; the average lies nearer
+    "average": 0.0,  # FD 45: G circles around its goal; the average is closer
 }  # all of them: FD 1182, grey ghosts
 
-SHAPE = nn.Unflatten(1, (1, 28, 28))  # images (n, 784) to (n, 1, 28, 28)
+SHAPE = nn.Unflatten(1, (1, 28, 28))  # in generator.pt2: (n, 784) to (n, 1, 28, 28)
 
 
 def load_images(device, unit_range=False, train=True):
-    """MNIST's images (60000, 784), in [-1, 1] or [0, 1], and their labels (60000,)."""
+    """MNIST's images (n, 784), in [-1, 1] or [0, 1], and their labels (n,)."""
     images, labels = common.load_mnist(train)
     images = images.view(-1, 28 * 28).to(device) / 255  # as ToTensor does: [0, 1]
     return images if unit_range else images * 2 - 1, labels.to(device)
@@ -93,8 +94,8 @@ class Discriminator(nn.Module):
 
 
 # --- Section 2: one update of D, one of G ---------------------------------------------
-# Question 1: one's loss is the other's gain, so they are adversaries. D shows G, by its
-# gradient, what gives a fake away. As G mends that, D has to find the next flaw.
+# Question 1: what one net gains, the other loses. D's gradient shows G how to make its
+# fakes look more real. Then D must find a new difference, and so on.
 # Balance: D says 0.5 to all. Then loss_D is 2 ln 2 = 1.39, and loss_G is ln 2 = 0.69.
 
 
@@ -110,8 +111,8 @@ def train_discriminator(real_images, D, G, loss_func, optim_D, input_dim):
     fake_loss = loss_func(fake_output, torch.zeros_like(fake_output))  # to-do 8
 
     loss_D = real_loss + fake_loss
-    # The document's tip says to do this after backward(): that would clear the new
-    # gradients, and D would never learn. Its code has it here, too.
+    # As in the document's code. Its tip says to do this after backward(): then the new
+    # gradients would be lost, and D would never learn.
     optim_D.zero_grad()
     loss_D.backward()
     optim_D.step()
@@ -128,12 +129,9 @@ def train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device):
     loss_G = loss_func(fake_output, torch.ones_like(fake_output))  # to-do 9
 
     optim_G.zero_grad()
-    loss_G.backward(inputs=list(G.parameters()))  # none for D's weights: 10% faster
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: 10% faster
     optim_G.step()
     return loss_G
-
-
-# --- How good is it? ------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -149,9 +147,6 @@ def score(G, input_dim, device, unit_range):
     distance, nearest = common.compare_images(images, test_images)
     shares = labels[nearest].bincount(minlength=10) / len(images)
     return {"frechet_pixels": distance, "digit_shares": shares.tolist()}
-
-
-# --- Main -----------------------------------------------------------------------------
 
 
 def parse(argv):
@@ -194,22 +189,22 @@ def main(argv=None):
         common.use_bfloat16(G, D)  # a quarter less time, the same quality
     adam = {"betas": (args.beta1, 0.999), "fused": True}
     optim_G = torch.optim.Adam(G.parameters(), lr=args.lr_G, **adam)  # to-do 6
-    # AdamW: a weight decay that does not pass through Adam's moments.
-    adam["weight_decay"] = args.weight_decay
-    optim_D = torch.optim.AdamW(D.parameters(), lr=args.lr_D, **adam)
+    # AdamW shrinks D's weights directly. With weight decay 0 it is the document's Adam.
+    adam |= {"lr": args.lr_D, "weight_decay": args.weight_decay}
+    optim_D = torch.optim.AdamW(D.parameters(), **adam)
     loss_func = nn.BCELoss()
     fixed_noise = torch.randn(64, input_dim).to(device)  # the same for all samples
     parts = {"G": G, "D": D, "average_G": average_G}
     with common.Run(args, **parts, optim_G=optim_G, optim_D=optim_D) as run:
         for _ in run.epochs():
             for real_images in run.minibatches(images):  # (128, 784)
-                n = len(real_images)
+                n = len(real_images)  # at last 96; the document draws 128 fakes then
                 loss_D = train_discriminator(
                     real_images, D, G, loss_func, optim_D, input_dim
                 )
                 loss_G = train_generator(D, G, loss_func, optim_G, n, input_dim, device)
                 run.log(loss_D=loss_D, loss_G=loss_G)
-                if run.step % 10 == 1 or not args.average:  # as good as every step
+                if run.step % 10 == 1 or not args.average:  # the decay is for 10 steps
                     average_G.update_parameters(G)
 
             with torch.no_grad():
@@ -220,8 +215,8 @@ def main(argv=None):
 
         run.save_generator(nn.Sequential(average_G.module, SHAPE), fixed_noise)
         metrics = run.finish(score(average_G, input_dim, device, args.unit_range))
-        warnings.simplefilter("ignore", FutureWarning)  # of the trace that it needs
-        with contextlib.suppress(Exception):
+        warnings.simplefilter("ignore", FutureWarning)  # add_graph's tracing is old
+        with contextlib.suppress(Exception):  # it must not spoil a run that has ended
             run.writer.add_graph(nn.Sequential(G, D).eval(), fixed_noise)  # question 3
         return metrics
 

@@ -9,9 +9,9 @@ Mirrors document 4, 第三章：生成对抗网络：形状和数量生成, 3.5 
     python numbers_gan.py --resume runs/numbers_gan/1/checkpoint.pt --epochs 20000
     python numbers_gan.py --generate runs/numbers_gan/1/generator.pt2 --n 20
 
-It ends with silent, the share of vectors that are all zeros and say nothing; of all
-others with fit, the share of right numbers; with how many of the possible ones appear;
-and with the rarest's and the commonest's share, 1 being fair.
+It ends with silent, the share of vectors that are all zeros and name no number. Of the
+others, fit is the share of right numbers. appear says how many of the possible numbers
+come up. rarest and commonest are the shares of two of them, where 1 is fair.
 """
 
 import common  # first, so that Ctrl-C works while PyTorch loads
@@ -23,11 +23,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 # What --document brings back, and what a run ends with if only that is brought back:
-# fit, appear, rarest, commonest: the worst of seeds 0 to 9. Default: 100%, 20, 0.5, 1.5.
+# fit, appear, rarest, commonest, worst of seeds 0 to 9. Default: 100%, 20, 0.5, 1.5.
 DOCUMENT = {
     "beta1": 0.9,  # 99.9%, 20, 0.3, 1.9: old gradients mislead; the target moves
-    "average": 0.0,  # 99.8%, 20, 0.0, 4.0: G runs around its goal; it lies nearer
-    "watch": "remainder",  # the document's stop: who always says 0 is perfect
+    "average": 0.0,  # 99.8%, 20, 0.0, 4.0: G circles its goal; the average is nearer
+    "watch": "remainder",  # the document's stop. To it, a G that only says 0 is perfect
     "patience": 800,
 }  # all of them: 99.7%, 17, 0.0, 4.0
 
@@ -59,16 +59,14 @@ def gen_batch(multiple, remainder, n=10):
 
 
 def data_to_num(data):
-    """Vectors (n, 100) to numbers (n,), where each is largest; -1: it says nothing."""
-    num = torch.argmax(data, dim=-1)  # of zeros alone, it is 0: a multiple of 5
+    """Vectors (n, 100) to numbers (n,), where each is largest; -1: it is all zeros."""
+    num = torch.argmax(data, dim=-1)  # of all zeros it is 0, which is a multiple of 5
     return torch.where(data.amax(dim=-1) > 0, num, -1)
 
 
 def Discriminator():
-    """Vectors (n, 100) to the probability of being real (n, 1).
-
-    It is linear: it sees the mean of the vectors, not that one of them is all zeros.
-    """
+    """Vectors (n, 100) to the probability of being real (n, 1)."""
+    # Linear, it sees means: vectors of zeros hide behind others that are large.
     return nn.Sequential(nn.Linear(100, 1), nn.Sigmoid())
 
 
@@ -98,10 +96,7 @@ class EarlyStop:
 
 
 def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
-    """Section 3.5.3, not printed there: update D on real vectors (n, 100), on fakes; G.
-
-    Returns the fakes, and the losses of D and G; of a draw: 2 ln 2 = 1.39, ln 2 = 0.69.
-    """
+    """Section 3.5.3 describes it. Real vectors (n, 100) to fakes, D's loss, and G's."""
     real_labels = torch.ones((len(true_data), 1), device=true_data.device)
     fake_labels = torch.zeros_like(real_labels)
     optimD.zero_grad()
@@ -120,22 +115,25 @@ def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
     loss_G = loss_fn(D(generated_data), real_labels)
     loss_G.backward()  # D gets gradients, too; its next update clears them
     optimG.step()
+    # If D says 0.5 to all, the losses are 2 ln 2 = 1.39 and ln 2 = 0.69.
     return generated_data.detach(), real_loss + fake_loss, loss_G
 
 
 def distance(generated_data, multiple, remainder):
     """Listing 3.11: the mean square of what is left over, 0 if all fit."""
-    remainders = (data_to_num(generated_data) - remainder) % multiple  # (n,)
+    nums = data_to_num(generated_data)
+    remainders = (nums - remainder) % multiple  # (n,)
+    remainders[nums < 0] = multiple  # no number: worse than all others
     # The document compares (10,) with zeros (10, 1): that makes (10, 10) differences.
     return remainders.float().square().mean().item()
 
 
 def variation(generated_data, multiple, remainder):
     """The share of vectors (n, 100) to change for a perfect result: 0 is the best."""
-    nums, fair = data_to_num(generated_data).cpu() + 1, torch.zeros(101)
-    fair[remainder + 1 :: multiple] = 1 / len(range(remainder, 100, multiple))
-    shares = nums.bincount(minlength=101) / len(nums)  # the first, of the silent ones
-    return (shares - fair).abs().sum().item() / 2
+    nums, fair = data_to_num(generated_data).cpu(), torch.zeros(100)
+    shares = nums[nums >= 0].bincount(minlength=100) / len(nums)
+    fair[remainder::multiple] = 1 / len(range(remainder, 100, multiple))
+    return (fair - shares).clamp(min=0).sum().item()  # what the numbers lack
 
 
 def score(generated_data, multiple, remainder):
@@ -143,23 +141,23 @@ def score(generated_data, multiple, remainder):
     nums = data_to_num(generated_data)
     said = nums[nums >= 0]
     shares = said.bincount(minlength=100)[remainder::multiple] / max(len(said), 1)
-    score = {"silent": 1 - len(said) / len(nums), "fit": shares.sum().item()}
-    score |= {"possible": len(shares), "appear": (shares > 0).sum().item()}
     least, most = len(shares) * shares.min().item(), len(shares) * shares.max().item()
-    return score | {"rarest": least, "commonest": most}
+    result = {"silent": 1 - len(said) / len(nums), "fit": shares.sum().item()}
+    result |= {"possible": len(shares), "appear": (shares > 0).sum().item()}
+    return result | {"rarest": least, "commonest": most}
 
 
 @torch.no_grad()
-def draw(title, generated_data, pattern, path):
+def draw(title, generated_data, path, multiple, remainder):
     """Show how often each number comes in vectors (n, 100): red, if it does not fit."""
     nums = data_to_num(generated_data).cpu()
     shares = nums[nums >= 0].bincount(minlength=100) / len(nums)
-    possible = range(pattern[1], 100, pattern[0])
+    possible = range(remainder, 100, multiple)
     colors = ["g" if x in possible else "r" for x in range(100)]
     axes = Figure(figsize=(8, 4), dpi=60).subplots()
     axes.vlines(range(100), 0, shares.tolist(), colors, linewidth=3)
     axes.axhline(1 / len(possible), color="grey", ls=":")  # the fair share
-    axes.set_title(f"{title}: {1 - shares.sum():.1%} say nothing")
+    axes.set_title(f"{title}: {(nums < 0).float().mean():.1%} say nothing")
     axes.set_ylim(0, 4 / len(possible))
     axes.figure.savefig(path)
 
@@ -174,7 +172,7 @@ def parse(argv):
     add("--average", type=common.fraction, default=0.99, help="decay of G's average")
     watch = ["variation", "remainder"]
     add("--watch", choices=watch, default=watch[0], help="what EarlyStop watches")
-    add("--patience", type=common.positive, default=60, help="of EarlyStop")
+    add("--patience", type=common.positive, default=60, help="calls of EarlyStop")
     add("--n", type=common.positive, default=10, help="numbers for --generate")
     args = common.parse(parser, argv, DOCUMENT)
     if args.remainder >= args.multiple:
@@ -188,7 +186,7 @@ def generate(args):
     new_G.load_state_dict(args.loaded["state"])
     new_data = new_G(torch.randn((args.n, 100)))
     path = common.new_folder(args) / "samples" / "generated.png"
-    draw(f"{args.n} vectors", new_data, (args.multiple, args.remainder), path)
+    draw(f"{args.n} vectors", new_data, path, args.multiple, args.remainder)
     print(*("-" if x < 0 else x for x in data_to_num(new_data).tolist()))
     print(path)
 
@@ -214,21 +212,22 @@ def main(argv=None):
         run.stop = stopper.steps >= stopper.patience  # a resumed run may have ended
         for i in run.epochs(every=500):  # an epoch is one update, as in the document
             batch = gen_batch(*pattern, args.batch_size).to(args.device)
-            for true_data in run.minibatches(batch):
-                data, *losses = train_D_G(true_data, D, G, loss_fn, optimD, optimG)
-                run.log(loss_D=losses[0], loss_G=losses[1])
-            if i % 10 == 1 or not args.average:  # as good as every time
+            for true_data in run.minibatches(batch):  # all 10 of them, at once
+                result = train_D_G(true_data, D, G, loss_fn, optimD, optimG)
+                generated_data, loss_D, loss_G = result
+                run.log(loss_D=loss_D, loss_G=loss_G)
+            if i % 10 == 1 or not args.average:  # every 10th is as good
                 average_G.update_parameters(G)
             if args.watch == "remainder":
-                run.stop |= stopper.stop(distance(data, *pattern))
+                run.stop |= stopper.stop(distance(generated_data, *pattern))
             elif i % 100 == 0:
                 dis = variation(average_G(fixed_noise), *pattern)
                 run.measure(variation=dis)
                 run.stop |= stopper.stop(dis)
             if i % 50 == 1:
-                run.bar.write(str(data_to_num(data)))
+                run.bar.write(str(data_to_num(generated_data)))
             if run.due:
-                draw(f"epoch {i}", average_G(fixed_noise), pattern, run.sample)
+                draw(f"epoch {i}", average_G(fixed_noise), run.sample, *pattern)
         run.save_generator(average_G.module, fixed_noise)
         new_G = torch.export.load(run.folder / "generator.pt2").module()
         new_data = new_G(torch.randn((10_000, 100)))  # from other noise

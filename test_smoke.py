@@ -547,6 +547,7 @@ def test_numbers_gan_tells_good_from_collapsed_wrong_and_silent():
     assert numbers_gan.data_to_num(good)[:2].tolist() == [-1, 5]
     distance, variation, score = judge(good)
     assert distance > 0 and variation == pytest.approx(0.1, abs=0.01)
+    assert judge(good[:1], 2, 1)[0] > 0  # silence has no pattern, though -1 is odd
     assert score["silent"] == pytest.approx(0.1) and score["fit"] == pytest.approx(1)
     assert score["commonest"] < 1.2 and judge(good * 0)[2]["silent"] == 1
 
@@ -564,8 +565,7 @@ def test_numbers_gan_learns_stops_and_prints(capsys):
     resume = ["--resume", "still/checkpoint.pt", "--device", "cpu"]
     numbers_gan.main([*resume, "--patience", "4"])
     assert checkpoint_of("still")["run"]["epoch"] == 500
-    pattern = ["--multiple", "5", "--remainder", "5"]
-    refused(capsys, "must be below --multiple", numbers_gan.main, pattern)
+    refused(capsys, "must be below --mul", numbers_gan.main, ["--remainder", "5"])
 
 
 @pytest.fixture
