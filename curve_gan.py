@@ -43,7 +43,7 @@ DOCUMENT = {
     "watch": "error",
     "patience": 1000,
     "epochs": 10_000,
-}
+}  # all of them: 0.0618 0.06, 0.0061 0.34
 
 # (y as a function of x, its label, range of x, limits of y)
 CURVES = {
@@ -211,7 +211,7 @@ def train_G(batch_size, D, G, loss_fn, optimG):
     fake_samples = G(noise)
     out_G = D(fake_samples)
     loss_G = loss_fn(out_G, torch.ones_like(out_G))
-    loss_G.backward(inputs=list(G.parameters()))  # none for D's weights: ...% faster
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: 6% faster
     optimG.step()
     return loss_G.detach(), fake_samples.detach()
 
