@@ -34,7 +34,7 @@ from torchvision.utils import save_image
 DOCUMENT = {
     "epochs": 200,  # ten times as long; not measured
     "adversarial": 0.001,  # 0.064, 0.32, FD 74: too small to fill holes between codes
-    "lr": 0.0002,  # 0.072, 0.21, FD 43
+    "lr": 0.0002,  # 0.072, 0.21, FD 43: too slow
     "average": 0.0,  # 0.080, 0.57, FD 36: nets circle around their goal
 }  # all of them, but after 20 epochs: 0.072, 0.51, FD 86
 

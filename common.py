@@ -302,7 +302,7 @@ class Run(contextlib.ExitStack):
         write(buffer, self.folder / "generator.pt2")
 
     def finish(self, score):
-        """Write what a run ends with. score: {name: number or list}; to metrics."""
+        """Write a run's last files. score: {name: number or list}. Returns metrics."""
         speed = round(self.examples / max(self.seconds, 1e-9))
         metrics = {"arguments": self.args.kept, "torch": torch.__version__}
         metrics |= {"history": self.history, "score": score}

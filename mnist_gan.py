@@ -34,8 +34,8 @@ from torchvision.utils import make_grid, save_image
 DOCUMENT = {
     "unit_range": True,  # FD 432: images in [0, 1] use only half of tanh's range
     "beta1": 0.9,  # FD 1632: the other net has changed; old gradients mislead
-    "lr_G": 0.0002,  # FD 263: too slow; one departure
-    "lr_D": 0.0002,  # with this
+    "lr_G": 0.0002,  # FD 263: too slow. With lr_D, one departure
+    "lr_D": 0.0002,
     "weight_decay": 0.0,  # FD 38: D learns its images by heart
     "average": 0.0,  # FD 33: G circles around its goal; the average is closer
 }  # all of them: FD 1204, grey ghosts

@@ -11,7 +11,7 @@ Mirrors document 4, 第三章：生成对抗网络：形状和数量生成, 3.5 
 
 It ends with silent, the share of vectors that are all zeros and name no number. Of the
 others, fit is the share of right numbers. appear says how many of the possible numbers
-come up. rarest and commonest are the shares of two of them, where 1 is fair.
+come up. rarest and commonest are the lowest and the highest share; 1 is fair.
 """
 
 import common  # first, so that Ctrl-C works while PyTorch loads
@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 # What --document brings back, and what a run ends with if only that is brought back:
 # fit, appear, rarest, commonest, worst of seeds 0 to 9. Default: 100%, 20, 0.5, 1.5.
 DOCUMENT = {
-    "beta1": 0.9,  # 99.9%, 20, 0.3, 1.9: old gradients mislead; the target moves
+    "beta1": 0.9,  # 99.99%, 20, 0.3, 1.9: old gradients mislead
     "average": 0.0,  # 99.9%, 20, 0.0, 4.0: G circles its goal; the average is nearer
     "watch": "remainder",  # the document's stop. To it, a G that only says 0 is perfect
     "patience": 800,
