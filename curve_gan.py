@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 # error and least, of --curve exponential and of cosine. Seed 0; by default 0.0004 0.92,
 # 0.0006 0.86.
 DOCUMENT = {
-    "standardize": False,  # 0.0136 0.00, 0.0015 0.92: points up to 50 are large for nets
+    "standardize": False,  # 0.0136 0.00, 0.0015 0.92: points up to 50 are too large
     "dropout": 0.3,  # 0.0132 0.50, 0.0029 0.88: D forgets what is off the curve
     "r1": 0.0,  # 0.0031 0.25, 0.0025 0.33: D grows too steep to learn from
     "slope": 0.0,  # 0.0009 0.87, 0.0151 0.85: ReLU's units die
