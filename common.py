@@ -1,389 +1,332 @@
-"""What a reader can skip, none of it about GANs: options, MNIST, runs, distances."""
+"""What the scripts share, none of it about GANs: options, MNIST, runs, a judge."""
 
 import argparse
 import contextlib
 import copy
+import errno
 import gzip
 import io
 import json
 import math
+import os
 import sys
 import time
-import zipfile
 import zlib
+from itertools import count
 from pathlib import Path
 
-try:  # it takes seconds, in which Ctrl-C is no reason for a traceback
-    import torch
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+try:
     from matplotlib.figure import Figure  # not pyplot, which may open windows
-    from PIL import Image
-    from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
-except KeyboardInterrupt:
-    sys.exit(130)
-
-MNIST = Path(__file__).resolve().parent / "data" / "MNIST" / "raw"
-
-
-def fail(message, status=1):
-    """End the program with one line; status 2 is for what the command line can mend."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(status)
-
-
-def one_line(error, folder=None):
-    """End with one line, not a traceback, at Ctrl-C, a full disk, NaN in BCELoss."""
-    path = folder and folder / "checkpoint.pt"
-    go_on = f"; go on with --resume {path}" if path and path.exists() else ""
-    if isinstance(error, KeyboardInterrupt):
-        fail(f"interrupted{go_on}", 130)
-    if isinstance(error, OSError):
-        fail(f"{error}{go_on}")
-    if "between 0 and 1" in str(error) or "device-side assert" in str(error):
-        fail("D's output is NaN: start again with a lower learning rate")
-
-
-sys.excepthook = lambda *error: one_line(error[1]) or sys.__excepthook__(*error)
+except ValueError:  # Jupyter's MPLBACKEND, which names a package that is not here
+    del os.environ["MPLBACKEND"]
+    from matplotlib.figure import Figure
 
 
 def number(kind, low, high=math.inf):
     """An argparse type: an int or a float, low <= number < high."""
 
-    def convert(text):
-        if not low <= kind(text) < high:
-            raise ValueError
-        return kind(text)
+    def number(text):
+        if low <= (value := kind(text)) < high:
+            return value
+        raise argparse.ArgumentTypeError(f"{text} is not from {low} to below {high}")
 
-    convert.__name__ = f"{kind.__name__} (from {low} to below {high})"  # in the message
-    return convert
+    return number
 
 
+DATA = Path(__file__).resolve().with_name("data")
+# --help shows the docstring as it stands, and the defaults.
+HELP = argparse.ArgumentDefaultsHelpFormatter, argparse.RawTextHelpFormatter
+FITTING = {"--generate": {"--generate", "--out", "--seed", "--n", "--digits"}}
+FITTING["--resume"] = {"--resume", "--device", "--max-steps", "--epochs", "--patience"}
+ONE_CALL = {"checkpoint", "generate", "resume", "out", "max_steps", "device"}
+LOWER = "if the code is right, start again with a lower learning rate"
 rate, fraction, positive = number(float, 1e-30), number(float, 0, 1), number(int, 1)
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawTextHelpFormatter):
-    """--help shows the docstring as it stands, and the defaults that there are."""
-
-    def _get_help_string(self, action):
-        absent = action.default is None or action.default is False
-        return action.help if absent else super()._get_help_string(action)
-
-
-def make_parser(file, text, epochs, batch_size, sizes=(1, 60_000)):
+def make_parser(name, text, epochs, batch_size, sizes=(1, 60_000)):
     """An ArgumentParser with the options of every script. sizes: of minibatches."""
-    name, size = Path(file).stem, number(int, sizes[0], sizes[1] + 1)
-    about = {"usage": f"{name}.py [options]", "description": text}
-    parser = argparse.ArgumentParser(f"{name}.py", **about, formatter_class=Help)
-    found = torch.accelerator.current_accelerator(check_available=True)
-    devices = ["cpu", found.type] if found else ["cpu"]
-    parser.set_defaults(script=name, auto=devices[-1], loaded=None)
-    add = parser.add_argument
+    about = {"usage": f"{name}.py [options]", "description": text, "prog": f"{name}.py"}
+    looks = {"formatter_class": type("Help", HELP, {}), "allow_abbrev": False}
+    parser = argparse.ArgumentParser(**about, **looks)
+    parser.set_defaults(script=name, **dict.fromkeys(ONE_CALL))
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    devices, none = ["cpu", gpu.type] if gpu else ["cpu"], argparse.SUPPRESS
+    size, add = number(int, sizes[0], sizes[1] + 1), parser.add_argument
     add("--epochs", type=positive, default=epochs, help="passes over the data")
-    add("--batch-size", type=size, default=batch_size, help="minibatch size")
+    add("--batch-size", type=size, default=batch_size, help="rows of a minibatch")
     add("--seed", type=number(int, 0, 2**63), default=0, help="of all random numbers")
-    add("--device", choices=["auto", *devices], default="auto", help="where to compute")
-    add("--max-steps", type=positive, metavar="N", help="a quick try: only N steps")
-    add("--out", metavar="DIR", help=f"write here, not to runs/{name}/<n>")
-    add("--resume", metavar="CHECKPOINT", help="go on from a run's checkpoint.pt")
-    add("--generate", metavar="GENERATOR", help="only sample from a generator.pt2")
+    add("--device", choices=devices, default=devices[-1], help="where to compute")
+    add("--max-steps", type=positive, default=none, help="a quick try: so many steps")
+    add("--out", type=Path, default=none, help=f"write here, not to runs/{name}/<n>")
+    add("--resume", type=Path, default=none, help="go on from this checkpoint.pt")
+    add("--generate", type=Path, default=none, help="only sample, by a checkpoint.pt")
     add("--document", action="store_true", help="undo all departures from the document")
     return parser
 
 
-# What belongs to one call and not to a run, and what of a run may change as it goes on.
-ONE_CALL = {"auto", "device", "max_steps", "out"}
-ONE_CALL |= {"resume", "generate", "loaded", "kept"}
-MAY_CHANGE = {"epochs", "patience"}
-
-
-def parse(parser, argv, document, one_call=("n",)):
-    """Parse the command line; --document, --resume, --generate change the defaults.
-
-    document: {option: value}. one_call: the script's options that a run does not keep.
-    """
-    args, kept = parser.parse_args(argv), {}
+def parse(parser, argv, document):
+    """Options: those given, else the checkpoint's, else --document's, else defaults."""
+    if argv is None:  # in a notebook, the command line is the kernel's
+        argv = [] if sys.argv[0].endswith("kernel_launcher.py") else sys.argv[1:]
+    args = parser.parse_args(argv)
+    given = {word.partition("=")[0] for word in argv if word.startswith("--")}
+    way = "--generate" if args.generate else "--resume" if args.resume else "training"
     if args.document:
         parser.set_defaults(**document)
-    if args.resume and (args.generate or args.out):
-        parser.error("--resume writes to its checkpoint's folder and trains on")
-    if path := args.resume or args.generate:
-        loaded = load(path, args.script, "run" if args.resume else "state")
-        once = {*one_call} if args.resume else {*one_call, "seed"}
-        kept = {name: x for name, x in loaded["args"].items() if name not in once}
-        parser.set_defaults(**kept, loaded=loaded)
-    args = parser.parse_args(argv)
-    for name, value in kept.items():
-        if name not in MAY_CHANGE and getattr(args, name, None) != value:
-            parser.error(f"{path} has --{name.replace('_', '-')} {value}: leave it out")
-    if args.resume and args.epochs < loaded["run"]["epoch"]:
-        parser.error(f"{path} has had {loaded['run']['epoch']} --epochs already")
-    args.device = args.auto if args.device == "auto" else args.device
-    args.kept = {name: x for name, x in vars(args).items() if name not in ONE_CALL}
-    return args
+    if path := args.generate or args.resume:
+        try:  # to read it runs no code in it
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            if checkpoint["args"]["script"] != args.script:
+                raise ValueError(f"it is of {checkpoint['args']['script']}.py")
+            parser.set_defaults(**checkpoint["args"], checkpoint=checkpoint)
+        except Exception as error:  # noqa: BLE001 (a dozen kinds, if it is damaged)
+            parser.error(f"{path} is no checkpoint.pt of this script: {error!r:.80}")
+    for option in given - FITTING.get(way, given - {"--n", "--digits"}):
+        parser.error(f"{option} does not go with {way}: leave it out")
+    return parser.parse_args(argv)
 
 
 def load_mnist(train=True):
     """MNIST's images, uint8 (n, 28, 28), labels, int64 (n,); n: 60,000 or 10,000."""
     data = []
-    for kind in ("images-idx3", "labels-idx1"):
-        path = MNIST / f"{'train' if train else 't10k'}-{kind}-ubyte.gz"
+    for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
+        path = DATA / f"MNIST/raw/{'train' if train else 't10k'}-{kind}-ubyte.gz"
         try:
-            content = gzip.decompress(path.read_bytes())  # it tests the checksum
-            data.append(bytearray(content))
+            content = bytearray(gzip.decompress(path.read_bytes()))
         except (OSError, EOFError, zlib.error) as error:
-            fail(f"{path} is missing or damaged ({error}): try git checkout data")
-    images = torch.frombuffer(data[0], dtype=torch.uint8, offset=16).view(-1, 28, 28)
-    return images, torch.frombuffer(data[1], dtype=torch.uint8, offset=8).long()
+            raise SystemExit(f"error: {path}: {error}: try git checkout data") from None
+        data.append(torch.frombuffer(content, dtype=torch.uint8, offset=header))
+    return data[0].view(-1, 28, 28), data[1].long()
 
 
-def write(buffer, path):
-    """Write a BytesIO to a file: all or nothing. (A full disk crashes torch.save.)"""
+def write(path, save, *what):
+    """Call save(*what, file), so that all of the file is written, or none."""
+    save(*what, buffer := io.BytesIO())  # to a full disk, torch.save can crash Python
     new = path.with_suffix(".new")
     try:
         new.write_bytes(buffer.getvalue())
         new.replace(path)
-    except OSError:
+    finally:
         new.unlink(missing_ok=True)
-        raise
-
-
-def load(path, script, what):
-    """Read a checkpoint.pt ("run") or generator.pt2 ("state"), and run no code."""
-    kind, loaded, file = "checkpoint.pt", None, path
-    if not Path(path).is_file():
-        fail(f"there is no file {path}", 2)
-    with contextlib.suppress(Exception):  # a dozen kinds of them, if it is damaged
-        if what == "state":  # generator.pt2 has its weights in state.pt, too
-            kind = "generator.pt2"
-            file = io.BytesIO(zipfile.ZipFile(path).read("archive/state.pt"))
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(loaded, dict) or not {"args", what} <= loaded.keys():
-        fail(f"{path} is no {kind}, or it is damaged", 2)
-    if loaded["args"]["script"] != script:
-        fail(f"{path} is a {kind} of {loaded['args']['script']}.py", 2)
-    if what == "run" and Path(path).name != kind:
-        fail(f"{path} must be named {kind}: to go on writes to that name", 2)
-    return loaded
 
 
 def new_folder(args):
-    """The folder of --resume, or --out, new or empty, or a fresh runs/<script>/<n>."""
-    runs = Path("runs", args.script)
+    """Make --out, new or empty, or the next runs/<script>/<n>; or find --resume's."""
+    runs, given = Path("runs", args.script), args.resume and args.resume.parent
     taken = [int(path.name) for path in runs.glob("*") if path.name.isdigit()]
-    folder = Path(args.out or runs / str(max(taken, default=0) + 1))
-    try:
-        if args.resume:
-            folder = Path(args.resume).parent
-        elif args.out and folder.exists() and any(folder.iterdir()):
-            fail(f"--out {folder} is not empty: name a new folder", 2)
-        (folder / "samples").mkdir(parents=True, exist_ok=bool(args.resume))
-    except FileExistsError:
-        return new_folder(args)  # another run was faster
-    except OSError as error:
-        fail(f"cannot write to {error.filename}: {error.strerror}; choose --out DIR", 2)
-    return folder
+    for n in count(max(taken, default=0) + 1):
+        folder = given or args.out or runs / str(n)
+        try:
+            if args.out and folder.is_dir() and any(folder.iterdir()):
+                raise SystemExit(f"error: --out {folder} is not empty: name a new one")
+            (folder / "samples").mkdir(parents=True, exist_ok=bool(given))
+            return folder
+        except OSError as error:
+            if given or args.out or not folder.is_dir():  # else it was taken just now
+                raise SystemExit(f"error: cannot write there: {error}") from None
 
 
-class Run(contextlib.ExitStack):
-    """Keeps the books of a run. parts: what a checkpoint holds, {name: net or such}."""
+class Run(contextlib.AbstractContextManager):
+    """The books of a run: folder, counts, means, checkpoints, pictures. How to use it:
+
+    with Run(args, G=G, optim_G=optim_G) as run:  # all that --resume needs
+        for epoch in run.epochs(every=5):  # one of 5 is due; run.stop = "why" ends it
+            for (x,) in run.minibatches(data):
+                run.log(loss_G=train(x))  # tensors or numbers; run.report() has means
+            if run.due:
+                draw(G, run.sample)
+        run.finish({"error": error(G)}, {"error": "0 is perfect"})
+    """
 
     def __init__(self, args, **parts):
-        super().__init__()
-        self.args, self.parts, self.stop = args, parts, False
-        self.sums, self.count = {}, 0  # of losses since the last checkpoint
-        self.epoch, self.step, self.examples, self.seconds = 0, 0, 0, 0.0
-        self.history = {}  # {name: {epoch: value}}
+        self.args, self.parts, self.due, self.stop = args, parts, False, ""
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.values, self.history = {}, {}  # {name: [value]}, {name: {step: mean}}
         self.random = {args.device: torch.get_device_module(args.device), "cpu": torch}
         if args.resume:
-            try:
-                for name, part in parts.items():
-                    part.load_state_dict(args.loaded["parts"][name])
-            except (LookupError, RuntimeError, ValueError) as error:
-                fail(f"{args.resume} does not fit this version: {error}", 2)
-            vars(self).update(args.loaded["run"])
-            for device in self.random.keys() & (rng := args.loaded["rng"]).keys():
-                self.random[device].set_rng_state(rng[device])
+            vars(self).update(args.checkpoint["run"])
+            for name, part in parts.items():
+                part.load_state_dict(args.checkpoint["parts"][name])
+            for device in self.random.keys() & args.checkpoint["random"].keys():
+                self.random[device].set_rng_state(args.checkpoint["random"][device])
+        self.last_step = self.step + (args.max_steps or math.inf)
         self.folder = new_folder(args)
+        self.checkpoint = args.resume or self.folder / "checkpoint.pt"
         print(f"Writing to {self.folder}", flush=True)
-        writer = SummaryWriter(self.folder, purge_step=self.step + 1)
-        self.writer = self.enter_context(writer)
-        bar = tqdm(total=args.epochs, initial=self.epoch, disable=None)
-        self.bar = self.enter_context(bar)
+        self.writer = SummaryWriter(self.folder, purge_step=self.step + 1)
 
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        one_line(error[1], self.folder)
-
-    @property
-    def due(self):
-        """Whether this epoch prints a line, draws a picture, saves a checkpoint."""
-        last = self.stop or self.epoch == self.args.epochs
-        return last or self.epoch == 1 or self.epoch % self.every == 0
+    def __exit__(self, kind, error, _):
+        self.writer.close()
+        path = self.checkpoint
+        go_on = f"go on with --resume {path}" if path.exists() else "nothing is saved"
+        nets = nn.ModuleList(x for x in self.parts.values() if isinstance(x, nn.Module))
+        if kind is KeyboardInterrupt or getattr(error, "errno", 0) == errno.ENOSPC:
+            why = f"error: {error}" if str(error) else "interrupted"
+            print(f"{why}: {go_on}", file=sys.stderr)
+            raise SystemExit(130 if kind is KeyboardInterrupt else 1) from None
+        if isinstance(error, Exception):
+            if not all(x.isfinite().all() for x in nets.parameters()):
+                raise SystemExit(f"error: weights are NaN: {LOWER}") from None
+            getattr(error, "add_note", print)(go_on)  # Python 3.10 has no notes
 
     @property
     def sample(self):
         """Where the picture of this step goes, a frame of the film."""
-        name = f"epoch_{self.epoch:05d}_step_{self.step:06d}.png"
-        return self.folder / "samples" / name
+        return self.folder / f"samples/epoch_{self.epoch:05d}_step_{self.step:06d}.png"
 
     def epochs(self, every=1):
-        """Yield the epochs that are left, until run.stop. One in `every` is due."""
-        self.every, start = every, time.perf_counter() - self.seconds
-        self.last_step = self.step + (self.args.max_steps or math.inf)
-        while self.epoch < self.args.epochs and not self.stop:
-            self.epoch, self.whole = self.epoch + 1, True
+        """Yield the epochs that are left, until run.stop says why to end."""
+        start, last = time.perf_counter() - self.seconds, self.args.epochs
+        left = [] if self.stop else range(self.epoch + 1, last + 1)
+        for self.epoch in tqdm(left, unit="epoch", leave=False, disable=None):
+            self.due = self.epoch % every == 0 or self.epoch in (1, last)
             yield self.epoch
             self.seconds = time.perf_counter() - start
-            self.bar.update()
-            if self.due:
-                self.show_means()
-                self.sums, self.count = {}, 0
-                now = ((name, x.get(self.epoch)) for name, x in self.history.items())
-                line = ", ".join(f"{name} {x:.4g}" for name, x in now if x is not None)
-                self.bar.write(f"epoch {self.epoch}: {line}")
-                if self.whole:
-                    self.save_checkpoint()
+            if self.due or self.stop:
+                self.report()
+                self.save()
+            if self.stop:
+                break
+        why = self.stop or f"--epochs {last} (raise it to go on)"
+        print(f"Stopped at epoch {self.epoch}: {why}. Judging ...", flush=True)
 
     def minibatches(self, *tensors):
-        """Yield --batch-size rows of each tensor at a time, at last what is left."""
+        """Yield --batch-size rows of each tensor at a time, shuffled, then the rest."""
         order = torch.randperm(len(tensors[0]), device=tensors[0].device)
-        batches = order.split(self.args.batch_size)
-        for i, rows in enumerate(batches, start=1):
-            self.step, self.examples = self.step + 1, self.examples + len(rows)
-            yield tensors[0][rows] if len(tensors) == 1 else [x[rows] for x in tensors]
+        for rows in order.split(self.args.batch_size):
+            self.step += 1
+            yield [tensor[rows] for tensor in tensors]
             if self.step == self.last_step:
-                self.stop, self.whole = True, i == len(batches)
+                self.due, self.stop = True, f"--max-steps {self.args.max_steps}"
                 return
 
-    def log(self, **losses):
-        """Add a step's losses to the means."""
-        self.count += 1
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + loss.detach()
-        if self.count % 100 == 0:  # to read a tensor's value keeps a GPU waiting
-            self.show_means()
-
-    def show_means(self):
-        """Log the mean losses since the last checkpoint."""
-        means = {name: total.item() / self.count for name, total in self.sums.items()}
-        self.measure(**means)
-        self.bar.set_postfix(means)
-
-    def measure(self, **values):
-        """Log values of this epoch. One that is NaN or infinite stops the run."""
+    def log(self, **values):
+        """Note tensors or numbers. (To read a tensor's value would make a GPU wait.)"""
         for name, value in values.items():
-            if not math.isfinite(value):
-                fail(f"{name} is {value}: start again with a lower learning rate")
-            self.writer.add_scalar(name, value, self.step)
-            self.history.setdefault(name, {})[self.epoch] = value
+            self.values.setdefault(name, []).append(torch.as_tensor(value).detach())
 
-    def save_checkpoint(self):
-        """Write checkpoint.pt: all that --resume needs."""
-        kept = ("epoch", "step", "examples", "seconds", "history")
-        checkpoint = {
-            "args": self.args.kept,
-            "run": {name: getattr(self, name) for name in kept},
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "rng": {name: x.get_rng_state() for name, x in self.random.items()},
-        }
-        torch.save(checkpoint, buffer := io.BytesIO())
-        write(buffer, self.folder / "checkpoint.pt")
+    def report(self):
+        """Print, and keep, the means of what was logged since the last report."""
+        means = {name: (sum(x) / len(x)).item() for name, x in self.values.items()}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise SystemExit(f"error: {name} is {mean}: {LOWER}")
+            self.writer.add_scalar(name, mean, self.step)
+            self.history.setdefault(name, {})[self.step] = mean
+        if line := ", ".join(f"{name} {mean:.4g}" for name, mean in means.items()):
+            tqdm.write(f"epoch {self.epoch}, step {self.step}: {line}")
+        self.values = {}
 
-    def save_generator(self, generator, *inputs):
-        """Export to generator.pt2, in eval mode. inputs: examples of 2 or more rows."""
-        generator = copy.deepcopy(generator).cpu().eval()
-        inputs = tuple(x[:2].cpu().clone() for x in inputs)
-        rows = tuple({0: torch.export.Dim("n")} for _ in inputs)
-        program = torch.export.export(generator, inputs, dynamic_shapes=rows)
-        torch.export.save(program, buffer := io.BytesIO())
-        state = {"args": self.args.kept, "state": generator.state_dict()}
-        with zipfile.ZipFile(buffer, "a") as z, z.open("archive/state.pt", "w") as file:
-            torch.save(state, file)
-        write(buffer, self.folder / "generator.pt2")
+    def save(self):
+        """Write checkpoint.pt: all that --resume and --generate need."""
+        args = {name: x for name, x in vars(self.args).items() if name not in ONE_CALL}
+        run = {x: vars(self)[x] for x in ("epoch", "step", "seconds", "history")}
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        random = {name: x.get_rng_state() for name, x in self.random.items()}
+        state = {"args": args, "run": run, "parts": parts, "random": random}
+        write(self.checkpoint, torch.save, state)
 
-    def finish(self, score):
-        """Write a run's last files. score: {name: number or list}. Returns metrics."""
-        speed = round(self.examples / max(self.seconds, 1e-9))
-        metrics = {"arguments": self.args.kept, "torch": torch.__version__}
-        metrics |= {"history": self.history, "score": score}
-        metrics |= {"seconds": round(self.seconds, 1), "examples_per_second": speed}
-        (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        self.plot_history()
-        self.save_film()
+    def export(self, net, *inputs):
+        """Write generator.pt2. inputs: examples of what net takes, two rows or more."""
+        net, rows = copy.deepcopy(net).cpu().eval(), [{0: torch.export.Dim("n")}]
+        inputs = tuple(x[:2].cpu() for x in inputs)
+        program = torch.export.export(net, inputs, dynamic_shapes=rows * len(inputs))
+        write(self.folder / "generator.pt2", torch.export.save, program)
+
+    def finish(self, score, about, lines=None, kept=None):
+        """Write the last files, print score, {name: number or list}; about explains it.
+
+        In losses.png, lines are {curve: (level, label)}, kept is the saved epoch.
+        """
+        speed = round(self.step * self.args.batch_size / self.seconds)
+        result = {"score": score, "seconds": self.seconds, "examples_per_second": speed}
+        result |= {"history": self.history, "torch": torch.__version__}
+        result["arguments"] = vars(self.args) | {"checkpoint": None}
+        text = json.dumps(result, indent=2, default=str).encode()
+        write(self.folder / "metrics.json", lambda file: file.write(text))
+        losses = [name for name in self.history if name.startswith("loss")]
+        panels = [losses, *([name] for name in self.history if name not in losses)]
+        figure = Figure((7, 3 * len(panels)), dpi=120, layout="constrained")
+        script = f"{self.args.script}.py"
+        figure.suptitle(f"{script}, seed {self.args.seed}")
+        for i, names in enumerate(panels, start=1):
+            axes = figure.add_subplot(len(panels), 1, i, xlabel="epoch")
+            for name in names:
+                epochs = [step * self.epoch / self.step for step in self.history[name]]
+                axes.plot(epochs, self.history[name].values(), ".-", label=name)
+                if level := (lines or {}).get(name):
+                    axes.axhline(level[0], c="grey", ls=":", label=level[1])
+            if kept:
+                axes.axvline(kept, c="grey", label="saved generator")
+            axes.set(yscale="linear" if names is losses else "log")
+            axes.legend()
+        write(self.folder / "losses.png", figure.savefig)
+        paths = sorted(self.folder.glob("samples/epoch_*.png"), reverse=True)
+        if film := [Image.open(path) for path in paths[:: len(paths) // 100 + 1]]:
+            more = {"save_all": True, "append_images": film[-2::-1], "duration": 150}
+            save = lambda file: film[-1].save(file, "GIF", loop=0, **more)
+            write(self.folder / "training.gif", save)
         for name, value in score.items():
             values = value if isinstance(value, list) else [value]
-            print(f"{name}:", *(f"{x:.4g}" for x in values))
-        print(f"{self.seconds:.1f} s, {speed:,} examples a second; see {self.folder}")
-        return metrics
-
-    def plot_history(self):
-        """Draw losses.png: the losses above, and below what else was measured."""
-        losses = [name for name in self.history if name.startswith("loss")]
-        others = [name for name in self.history if name not in losses]
-        panels = [losses, others] if others else [losses]
-        figure = Figure((7, 3 * len(panels)), layout="constrained")
-        for i, panel in enumerate(panels, start=1):
-            axes = figure.add_subplot(len(panels), 1, i, xlabel="epoch")
-            axes.set_yscale("linear" if panel is losses else "log")
-            for name in panel:
-                axes.plot(*zip(*self.history[name].items()), ".-", label=name)
-            axes.legend()
-        figure.savefig(self.folder / "losses.png", dpi=120)
-
-    def save_film(self):
-        """Make training.gif of the samples, or of some 100 of them."""
-        paths = sorted((self.folder / "samples").glob("*.png"))
-        paths = paths[: -1 : len(paths) // 100 + 1] + paths[-1:]
-        first, *frames = [Image.open(path) for path in paths]
-        film = {"append_images": frames, "save_all": True, "loop": 0}
-        pauses = [150] * len(frames) + [2000]  # milliseconds
-        first.save(self.folder / "training.gif", duration=pauses, **film)
+            print(f"{name}:", *(f"{x:.3g}" for x in values), f"({about[name]})")
+        print(f"{self.seconds:.0f} s, {speed:,} examples a second. Look at:")
+        print(*paths[:1], *self.folder.glob("losses.png"), *self.folder.glob("*.gif"))
+        print(f"More: python {script} --generate {self.checkpoint} --seed 1")
+        return result
 
 
-def moving_average(decay):
-    """avg_fn for AveragedModel: an average that soon forgets the untrained weights."""
-
-    def average(averaged, new, n):
-        weight = min(decay, (1 + n.item()) / (10 + n.item()))
-        return torch.lerp(new, averaged, weight) if new.is_floating_point() else new
-
-    return average
-
-
-def use_bfloat16(*nets):
-    """Let nets multiply matrices in bfloat16, on a CPU made for it (AVX512_BF16)."""
-    if not torch.cpu.get_capabilities().get("avx512_bf16", False):
-        return
-    mixed = torch.autocast("cpu", torch.bfloat16)
-    for net in nets:
-        net.forward = mixed(net.forward)
-        for layer in net.modules():
-            # Not in Sigmoid: 0.999 would be 1 there, and pass no gradient.
-            if isinstance(layer, torch.nn.Sigmoid):
-                layer.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
+def update_average(average, net, step):
+    """Keep average the mean of net's last steps, about a 15th: Karras et al., 2024."""
+    for old, new in zip(average.state_dict().values(), net.state_dict().values()):
+        old.lerp_(new, 14 / (13 + step)) if old.is_floating_point() else old.copy_(new)
 
 
 def gaussian(points):
     """Mean (d,) and covariance (d, d) of points (n, d), as doubles on the CPU."""
-    points = points.cpu().double()
-    return points.mean(0), torch.atleast_2d(torch.cov(points.T))
+    return (points := points.cpu().double()).mean(0), torch.cov(points.T)
 
 
 def frechet_distance(x, y):
-    """How far apart two Gaussians are, each a mean (d,) and a covariance (d, d).
-
-    The square of the 2-Wasserstein distance. See Heusel et al., 2017, on GANs.
-    """
+    """The squared 2-Wasserstein distance of Gaussians, each a mean and a covariance."""
     (mean_x, cov_x), (mean_y, cov_y) = x, y
-    values, vectors = torch.linalg.eigh(cov_x.double())
-    root_x = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root_x @ cov_y.double() @ root_x).clamp(min=0).sqrt()
+    roots = torch.linalg.eigvals(cov_x.double() @ cov_y.double()).real.clamp(0).sqrt()
     means = (mean_x - mean_y).square().sum()
-    return max((means + cov_x.trace() + cov_y.trace() - 2 * cross.sum()).item(), 0.0)
+    return max((means + (cov_x + cov_y).trace() - 2 * roots.sum()).item(), 0.0)
 
 
-def compare_images(images, test_images):
-    """Frechet distance of images (n, d) from test images (m, d); nearest ones (n,)."""
-    parts = [torch.cdist(part, test_images).argmin(1) for part in images.split(1000)]
-    distance = frechet_distance(gaussian(images), gaussian(test_images))
-    return distance, torch.cat(parts)
+def make_judge():
+    """A classifier of images (n, 1, 28, 28) in [-1, 1]. net[:-1] makes its features."""
+    half = {"kernel_size": 3, "stride": 2, "padding": 1}
+    layers = [nn.Conv2d(1, 16, **half), nn.ReLU(), nn.Conv2d(16, 32, **half), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10)]
+    return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def judge(images, labels=None, test_images=None):
+    """Judge images (n, 1, 28, 28) in [-1, 1]. Returns {name: number or list}.
+
+    fd: the Frechet distance from the test images, in features of a digit classifier
+    (as FID: Heusel et al., 2017). shares: of each digit. Or, if labels (n,) were asked
+    for, right: the share that shows them; worst: that of the worst digit.
+    """
+    state = torch.load(DATA / "judge.pt", weights_only=True)
+    real = state.pop("mean"), state.pop("covariance")  # of the test images' features
+    (net := make_judge()).load_state_dict(state)
+    if test_images is not None:  # such as the same, resized
+        real = gaussian(net[:-1](test_images.cpu()))
+    features = net[:-1](images.cpu())
+    score = {"fd": frechet_distance(gaussian(features), real)}
+    digits = net[-1](features).argmax(1)
+    if labels is None:
+        shares = digits.bincount(minlength=10) / len(digits)
+        return score | {"shares": shares.tolist()}
+    right = (digits == labels.cpu()).double()
+    worst = min(right[labels.cpu() == x].mean().item() for x in labels.unique().cpu())
+    return score | {"right": right.mean().item(), "worst": worst}
