@@ -282,7 +282,7 @@ class Run(contextlib.AbstractContextManager):
 
 
 def update_average(average, net, step):
-    """Keep average the mean of net's last steps, about a 15th: Karras et al., 2024."""
+    """Average net's last steps, about a 15th (Karras et al., 2024). Step 1 copies."""
     for old, new in zip(average.state_dict().values(), net.state_dict().values()):
         old.lerp_(new, 14 / (13 + step)) if old.is_floating_point() else old.copy_(new)
 

@@ -7,10 +7,10 @@ Mirrors document 1, sections 2 to 11. G is one linear layer.
     python linear_gan.py --generate runs/linear_gan/1/checkpoint.pt --n 500
     python linear_gan.py --document           # the document's own recipe
 
-Open training.gif: losses above, points below. A dot turns and stretches until it lies
-on the data (data.png). The run ends with wasserstein_2, the distance of both Gaussians:
-0 is perfect, 0.15 is usual, untrained it is 3. What next? Go on to 50 epochs, as above:
-0.07 becomes 0.38, and both losses stay at 0.693. Losses do not say how good a GAN is.
+Open training.gif: losses above, points below. G's points begin as one dot, then stretch
+and turn until they lie on the data (data.png). The run ends with wasserstein_2, how far
+G's Gaussian is from the data's: 0 is perfect, 0.15 usual, 3 untrained. What next? Go on
+to 50 epochs, as above: 0.07 becomes 0.38, and the losses, both 0.693, do not show it.
 """
 
 # 文档 1：简单的数据增强基于GANs实现
@@ -25,7 +25,7 @@ DOCUMENT = {
     "beta1": 0.9,  # 0.17, 0.39: the other net has changed; old gradients mislead
     "weight_decay": 0.0,  # 0.17, 0.35: D's logits grow too large
 }  # both: 0.27, 0.60; neither, the default: 0.14, 0.31
-ABOUT = {"wasserstein_2": "distance of both Gaussians: 0 is perfect, 0.15 is usual"}
+ABOUT = {"wasserstein_2": "from G's Gaussian to the data's; 0 is perfect, 0.15 usual"}
 
 
 # %% 2 - Create the data
@@ -64,11 +64,11 @@ def make_Disc():
 
 
 # %% 4 - Define the function for discriminator updates
-# In balance, D says 0.5 to all. Then both losses are ln 2 = 0.693 a point.
+# In balance, D's logits are 0: probability 0.5. Both losses are ln 2 = 0.693 a point.
 def update_D(X, Z, nnet_D, nnet_G, loss, trainer_D):
     """Update D on real points X and fakes of noise Z. Returns the loss, summed."""
     batch_size = X.shape[0]  # X and Z are (batch, 2)
-    ones = torch.ones((batch_size, 1), device=X.device)
+    ones = torch.ones((batch_size, 1), device=X.device)  # real_Y's shape: no reshape
     zeros = torch.zeros((batch_size, 1), device=X.device)
     trainer_D.zero_grad()
     real_Y = nnet_D(X)  # (batch, 1)
@@ -96,22 +96,22 @@ def update_G(Z, nnet_D, nnet_G, loss, trainer_G):
 
 # %% 6 - Initialize the parameters
 def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
-    """Draw all parameters from N(0, 0.02^2). Returns loss, optimizers, a figure."""
+    """Draw all parameters from N(0, 0.02^2). Returns loss, optimizers, figure, axes."""
     loss = nn.BCEWithLogitsLoss(reduction="sum")
     for w in [*Discriminator.parameters(), *Generator.parameters()]:
         nn.init.normal_(w, 0, 0.02)
-    adam = {"betas": (beta1, 0.999), "fused": True}
+    adam = {"betas": (beta1, 0.999), "fused": True}  # fused: the same Adam, faster
+    decay = adam | {"weight_decay": weight_decay}  # 0 makes AdamW the document's Adam
+    trainer_D = torch.optim.AdamW(Discriminator.parameters(), lr=lr_D, **decay)
     trainer_G = torch.optim.Adam(Generator.parameters(), lr=lr_G, **adam)
-    adam["weight_decay"] = weight_decay  # with 0, AdamW is the document's Adam
-    trainer_D = torch.optim.AdamW(Discriminator.parameters(), lr=lr_D, **adam)
     fig = common.Figure(figsize=(5, 7.5), dpi=80)
     fig.subplots_adjust(left=0.12, right=0.96, bottom=0.05, top=0.95, hspace=0.25)
-    return loss, trainer_D, trainer_G, fig, fig.subplots(2, 1)
+    return loss, trainer_D, trainer_G, fig, fig.subplots(2, 1)  # axes: losses, points
 
 
 # %% 7 - Compute the losses
-# The sums are of one epoch, not, as the document says, of the whole training. Its
-# arguments X and batch_size are gone: they were overwritten at once.
+# The sums are of one epoch, not, as the document says, of the whole training. Its X
+# and batch_size (globals that train hands over) were overwritten at once: gone here.
 def compute_losses(net_D, net_G, loss, trainer_D, trainer_G, latent_dim, data_iter):
     """Train on minibatches X (8, 2). Returns D's and G's losses, summed, and points."""
     metrics = [0.0] * 3
@@ -127,15 +127,15 @@ def compute_losses(net_D, net_G, loss, trainer_D, trainer_G, latent_dim, data_it
 # %% 8 - Display generated distributions
 @torch.no_grad()
 def display_gen_dist(net_G, axes, latent_dim, data, title, n=100, seed=0):
-    """Draw 100 points of data, and n points of G, of the same noise each time."""
+    """Draw 100 points of data, n of G. Noise: always the same (the document: new)."""
     same = torch.Generator().manual_seed(seed)
     Z = torch.normal(0.0, 1.0, size=(n, latent_dim), generator=same).to(data.device)
     scatter(axes, title, real=data[:100], generated=net_G(Z))
 
 
-# %% 9 - Display the losses
+# %% 9 - Display the losses: main divides the sums; Run.history keeps the means
 def display_losses(history, axes):
-    """Draw the mean losses. At last, the document says, both meet: they do, at ln 2."""
+    """Draw the mean losses. The document: G's falls, D's rises, they meet (at ln 2)."""
     axes.cla()  # the document has none, and draws all old curves again
     axes.plot(history["loss_D"].values(), c="blue")
     axes.plot(history["loss_G"].values(), c="green")
@@ -174,7 +174,7 @@ def generate(args):
     print(path)
 
 
-# %% 10 - Create the training function, 11 - Train the model: main is both
+# %% 10 - Create the training function, 11 - Train the model: main. Run has the clock
 def main(argv=None):
     args = parse(argv)
     torch.manual_seed(args.seed)

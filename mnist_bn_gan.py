@@ -9,8 +9,8 @@ three minutes on two cores. Noise becomes strokes in the first epoch, then digit
     python mnist_bn_gan.py --generate runs/mnist_bn_gan/1/checkpoint.pt --n 100
     python mnist_bn_gan.py --document                  # the document's own recipe
 
-Open training.gif, then losses.png. Losses that come to rest, the document's sign of
-progress, are none: look at fd, with which the run ends: how far 10,000 generated images
+Open training.gif, then losses.png. The document takes steady losses for success. They
+are no sign of it. Look at fd, with which the run ends: how far 10,000 generated images
 are from the test images (good: below 6). Then comes the share of each digit. What next?
 --no-average shows G as the last step left it.
 """
@@ -74,7 +74,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images (batch, 1, 28, 28) to the probability of being real (batch, 1).
 
-    No batch norm here: D's verdict on an image would depend on the others in its batch.
+    No batch norm here: with it, D's verdict on an image would depend on its batch.
     """
 
     def __init__(self, input_dim):
@@ -124,22 +124,22 @@ def generate(args):
 
 
 # %% 训练过程
-# 为什么先训练判别器: because G learns from D's gradient, a D that knows nothing has
-# nothing to teach. (The other reason, stability, is doubtful: an early G is bad anyhow.)
+# 为什么先训练判别器: G learns from D's gradient; an untrained D teaches nothing.
+# (Stability, the document's first reason, is doubtful: the updates alternate anyway.)
 def main(argv=None):
     args = parse(argv)
     torch.manual_seed(args.seed)
     if args.generate:
         return generate(args)
 
-    device, noise_dim = args.device, args.noise_dim  # (the document has no device)
+    device, noise_dim = args.device, args.noise_dim  # device: undefined in the document
     images = load_images(device)  # (60000, 1, 28, 28)
-    generator = Generator(noise_dim, 28 * 28).to(device)
+    generator = Generator(noise_dim, 28 * 28).to(device)  # the document forgets .to
     discriminator = Discriminator(28 * 28).to(device)
     # In eval mode, batch norm uses its running mean and variance, not the batch's.
     average_G = copy.deepcopy(generator).eval()
     adversarial_loss = nn.BCELoss()
-    adam = {"betas": (args.beta1, 0.999), "fused": True}
+    adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
     optimizer_G = optim.Adam(generator.parameters(), lr=args.lr_G, **adam)
     optimizer_D = optim.Adam(discriminator.parameters(), lr=args.lr_D, **adam)
     fixed_noise = torch.randn(64, noise_dim).to(device)  # the same for all samples
@@ -163,12 +163,12 @@ def main(argv=None):
                 real_loss = adversarial_loss(real_preds, real_targets)
                 fake_preds = discriminator(fake_imgs.detach())  # G learns nothing here
                 fake_loss = adversarial_loss(fake_preds, fake_targets)
-                d_loss = (real_loss + fake_loss) / 2
+                d_loss = (real_loss + fake_loss) / 2  # in balance ln 2, as g_loss
                 d_loss.backward()
                 optimizer_D.step()
 
-                # Train the generator, by the D that has just been updated. (It wants
-                # these to be 1. The document's text has it minimise D's output.)
+                # Train the generator by the D just updated. D should say 1 to fakes.
+                # (The document's text has G minimise D's output: it has to maximise.)
                 optimizer_G.zero_grad()
                 new_fake_preds = discriminator(fake_imgs)
                 g_loss = adversarial_loss(new_fake_preds, real_targets)
@@ -176,14 +176,14 @@ def main(argv=None):
                 g_loss.backward(inputs=list(generator.parameters()))
                 optimizer_G.step()
 
-                step = run.step if args.average else 1
+                step = run.step if args.average else 1  # 1 makes average_G a copy
                 common.update_average(average_G, generator, step)
                 run.log(loss_D=d_loss, loss_G=g_loss)
                 if run.step % 100 == 0:
-                    run.report()  # print the mean losses
+                    run.report()  # print the means (the document: this step's losses)
             with torch.no_grad():
                 save_image(average_G(fixed_noise), run.sample, normalize=True)
-            if run.epoch % 5 == 0:
+            if run.epoch % 5 == 0:  # for losses.png; the document has no score
                 run.log(fd=score(average_G, noise_dim, device)["fd"])
 
         # generator.pth holds the average of G.

@@ -51,7 +51,7 @@ class Generator(nn.Module):
     def __init__(self, noise_dim, label_dim, img_channels, img_width, img_height):
         super().__init__()
         self.label_emb = nn.Embedding(label_dim, label_dim)
-        # PyTorch's order is height, width. The document swaps them: a square hides it.
+        # PyTorch's order is height, width. The document swaps them: 28 x 28 hides it.
         self.img_shape = (img_channels, img_height, img_width)
         self.model = nn.Sequential(
             nn.Linear(noise_dim + label_dim, 256),
@@ -152,14 +152,14 @@ def main(argv=None):
         return generate(args)
 
     device, noise_dim, label_dim = args.device, args.noise_dim, 10
-    img_shape = (1, 28, 28)  # channels, width, height
+    img_sizes = 1, 28, 28  # img_channels, img_width, img_height
     # (The document leaves the models where they are made, on the CPU.)
-    generator = Generator(noise_dim, label_dim, *img_shape).to(device)
-    discriminator = Discriminator(*img_shape, label_dim).to(device)
+    generator = Generator(noise_dim, label_dim, *img_sizes).to(device)
+    discriminator = Discriminator(*img_sizes, label_dim).to(device)
     # In eval mode, batch norm uses its running mean and variance, not the batch's.
     average_G = copy.deepcopy(generator).eval()
     criterion = nn.BCELoss()
-    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
+    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}  # fused: faster
     optimizer_G = optim.Adam(generator.parameters(), **adam)
     optimizer_D = optim.Adam(discriminator.parameters(), **adam)
     train_images, train_labels = load_images(device)  # (60000, 1, 28, 28), (60000,)
@@ -203,13 +203,13 @@ def main(argv=None):
                 g_loss.backward(inputs=list(generator.parameters()))
                 optimizer_G.step()
 
-                step = run.step if args.average else 1
+                step = run.step if args.average else 1  # 1 makes average_G a copy
                 common.update_average(average_G, generator, step)
                 run.log(loss_D=d_loss, loss_G=g_loss)
                 if run.step % 100 == 0:
-                    run.report()  # print the mean losses
+                    run.report()  # print the means (the document: this step's losses)
             save_columns(average_G(fixed_noise, fixed_labels), range(10), run.sample)
-            if run.epoch % 5 == 0:
+            if run.epoch % 5 == 0:  # for losses.png; the document has no score
                 run.log(fd=score(average_G, noise_dim, device)["fd"])
         run.export(average_G, fixed_noise, fixed_labels)
         lines = {"loss_D": (1.386, "2 ln 2: D says 0.5"), "loss_G": (0.693, "ln 2")}

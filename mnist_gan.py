@@ -34,7 +34,7 @@ DOCUMENT = {
     "unit_range": True,  # fd 432: images in [0, 1] use only half of tanh's range
     "beta1": 0.9,  # fd 1632: the other net has changed; old gradients mislead
     "lr_G": 0.0002,  # fd 263 (with lr_D): too slow
-    "lr_D": 0.0002,
+    "lr_D": 0.0002,  # (document 1: D needs the higher rate. It is no rule: see here)
     "weight_decay": 0.0,  # fd 38: D learns its images by heart
     "average": False,  # fd 33: G circles around its goal; the average is closer
 }  # all of them: fd 1204, grey ghosts
@@ -45,8 +45,8 @@ ABOUT["shares"] = "of the digits 0 to 9; 0.1 each is fair"
 # %% 1. GAN的训练, GAN的损失函数
 # The document says that both nets have nothing to do with each other. That is so for
 # their weights; but G learns only through D: its gradient comes back through D.
-# Slips: D(z) in step 1 is G(z); 均值分布 is 均匀分布 (uniform); #TOOD is a to-do; L_D is
-# to be maximised, so as a loss it needs a minus.
+# Slips: D(z) in step 1 is G(z); 均值分布 is 均匀分布 (uniform); #TOOD is a to-do. L_D is
+# all of V, not a part, and is to be maximised: as a loss it needs a minus.
 
 
 # %% 2. 实现生成器代码
@@ -88,23 +88,23 @@ class Discriminator(nn.Module):
 
 
 # 思考题 1: what D gains in V(D, G), G loses. D's gradient tells G what gives its fakes
-# away. Once it is mended, D must find another difference. At the Nash equilibrium
-# neither can gain alone: fakes are like the data, and D says 0.5 to all. (With to-do
-# 14's -log D(G(z)) the game is not zero-sum, but its equilibrium is the same.)
-# 思考题 2: ReLU, max(0, x), is cheap and makes sparse features. But a unit that is below
-# 0 for all inputs has no gradient: it has died. LeakyReLU, 0.1 x below 0, cannot die.
-# D needs that most, as G's gradient comes through D. (Document 3 has it in G, too.)
+# away. Once G has mended that, D must find another difference. At the Nash equilibrium
+# neither net gains by changing alone: fakes are distributed as the data, D says 0.5 to
+# all. (To-do 14's -log D(G(z)) is not zero-sum; its equilibrium is the same.)
+# 思考题 2: ReLU, max(0, x), makes sparse features. But a unit that is below 0 for all
+# inputs has no gradient: it has died. LeakyReLU, 0.1 x below 0, cannot die. D needs it
+# most: G's gradient comes through D. G can do with ReLU; document 3 has Leaky in both.
 
 
-# %% 2. 实现train_discriminator和train_generator
+# %% 2. 实现train_discriminator和train_generator (in the document, main comes first)
 # BCE, 二元交叉熵损失: -log D(x) for a label of 1, -log(1 - D(x)) for a label of 0.
 # Balance: D says 0.5 to all. Then loss_D is 2 ln 2 = 1.39, and loss_G is ln 2 = 0.69.
-# They return tensors, not .item(): to read a number in each step makes a GPU wait.
+# Both return tensors, not .item(): to read a number in each step makes a GPU wait.
 def train_discriminator(
     real_images, D, G, loss_func, optim_D, batch_size, input_dim, device
 ):
     """Update D on real images (batch, 784) and as many fakes. Returns the loss."""
-    real_output = D(real_images)  # (batch, 1)
+    real_output = D(real_images)  # (batch, 1); load_images has flattened real_images
     real_loss = loss_func(real_output, torch.ones_like(real_output))  # to-do 12
 
     noise = torch.randn(batch_size, input_dim, device=device)
@@ -113,7 +113,7 @@ def train_discriminator(
     fake_loss = loss_func(fake_output, torch.zeros_like(fake_output))  # to-do 13
 
     loss_D = real_loss + fake_loss
-    optim_D.zero_grad()  # 优化器: the tip has it after backward(), which clears all
+    optim_D.zero_grad()  # the tip (优化器) has it after backward(): all gradients lost
     loss_D.backward()
     optim_D.step()
     return loss_D.detach()
@@ -129,7 +129,7 @@ def train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device):
     loss_G = loss_func(fake_output, torch.ones_like(fake_output))
 
     optim_G.zero_grad()
-    loss_G.backward(inputs=list(G.parameters()))  # none for D: 10% less time
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: 10% less time
     optim_G.step()
     return loss_G.detach()
 
@@ -186,20 +186,20 @@ def main(argv=None):
     G = Generator(input_dim, args.hidden_dim, output_dim).to(device)  # to-do 15
     D = Discriminator(output_dim, args.hidden_dim).to(device)  # to-do 16
     average_G = copy.deepcopy(G)  # what is drawn, judged and saved
-    adam = {"betas": (args.beta1, 0.999), "fused": True}
+    adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
     optim_G = torch.optim.Adam(G.parameters(), args.lr_G, **adam)  # to-do 17
     adam["weight_decay"] = args.weight_decay  # with 0, AdamW is the document's Adam
     optim_D = torch.optim.AdamW(D.parameters(), args.lr_D, **adam)  # to-do 18
     loss_func = nn.BCELoss()
-    fixed_noise = torch.randn(64, input_dim).to(device)  # the same for all pictures
+    fixed_noise = torch.randn(64, input_dim).to(device)  # (the document: new each time)
 
     parts = {"G": G, "D": D, "average_G": average_G}
     with common.Run(args, **parts, optim_G=optim_G, optim_D=optim_D) as run:
-        # Run makes the writer, logs the losses, and calls writer.close(). (The document
-        # uses a writer that it never makes, and does not log the losses.)
+        # Run makes the writer, logs the losses, and calls writer.close(). (In the
+        # document, only section 3 makes one. Its main, as listed, is a NameError.)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that add_graph traces in an old way
-            # 思考题 3: in TensorBoard, open the tab Graphs and double-click the node.
+            # 思考题 3: in TensorBoard's tab Graphs, double-click Sequential: see G, D.
             run.writer.add_graph(nn.Sequential(OrderedDict(G=G, D=D)), fixed_noise)
         for _ in run.epochs():
             for (real_images,) in run.minibatches(images):  # (128, 784)
@@ -217,7 +217,7 @@ def main(argv=None):
             img_grid = make_grid(fake_images, normalize=True)  # 8 rows of 8
             run.writer.add_image("Generated Images", img_grid, run.step)
             save_image(img_grid, run.sample)
-            if run.epoch % 5 == 0:
+            if run.epoch % 5 == 0:  # for losses.png; the document has no score
                 run.log(fd=score(average_G, input_dim, device, args.unit_range)["fd"])
 
         run.export(nn.Sequential(average_G, nn.Unflatten(1, (1, 28, 28))), fixed_noise)
