@@ -23,7 +23,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import nn, optim
 from torchvision.transforms.functional import resize
 from torchvision.utils import make_grid, save_image
 
@@ -69,7 +69,7 @@ def load_images(img_size, device, train=True):
 def reparameterization(mu, logvar):
     """Draw codes from N(mu, exp(logvar)), all (batch, latent_dim); gradients pass."""
     std = torch.exp(logvar / 2)  # only D keeps it from 0: the pixels want no noise
-    sampled_z = torch.randn_like(std)  # (Variable and Tensor(...) are old PyTorch)
+    sampled_z = torch.randn_like(std)  # (a Variable was a tensor that has gradients)
     return sampled_z * std + mu
 
 
@@ -173,7 +173,7 @@ def score(encoder, decoder, imgs):
     codes = encoder(imgs)  # (n, latent_dim)
     z = torch.randn_like(codes)
     normal = torch.zeros(z.shape[1]), torch.eye(z.shape[1])
-    # To the judge's 28 x 28, and the test images by the same way.
+    # The judge wants 28 x 28. Both are shrunk alike.
     small = [resize(x, [28, 28], antialias=True) for x in (decoder(z), imgs)]
     return {
         "error": nn.functional.l1_loss(decoder(codes), imgs).item(),
@@ -210,9 +210,8 @@ def main(argv=None):
     images, _ = load_images(opt.img_size, device)  # (60000, 1, 32, 32)
     test_imgs, labels = load_images(opt.img_size, device, train=False)
     adam = {"lr": opt.lr, "betas": (opt.b1, opt.b2), "fused": True}
-    both = [*encoder.parameters(), *decoder.parameters()]
-    optimizer_G = torch.optim.Adam(both, **adam)
-    optimizer_D = torch.optim.Adam(discriminator.parameters(), **adam)
+    optimizer_G = optim.Adam([*encoder.parameters(), *decoder.parameters()], **adam)
+    optimizer_D = optim.Adam(discriminator.parameters(), **adam)
     fixed_z = torch.randn(100, opt.latent_dim).to(device)  # the same for all samples
 
     parts = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator}
@@ -221,7 +220,7 @@ def main(argv=None):
     with common.Run(opt, **parts) as run:
         for _ in run.epochs():
             for (real_imgs,) in run.minibatches(images):  # (64, 1, 32, 32)
-                # Adversarial ground truths
+                # Adversarial ground truths. (Tensor(n, 1).fill_(1.0) is ones(n, 1).)
                 valid = torch.ones(len(real_imgs), 1, device=device)
                 fake = torch.zeros(len(real_imgs), 1, device=device)
                 # Train the generator, that is, encoder and decoder. (So the document's

@@ -42,6 +42,7 @@ def number(kind, low, high=math.inf):
 DATA = Path(__file__).resolve().with_name("data")
 # --help shows the docstring as it stands, and the defaults.
 HELP = argparse.ArgumentDefaultsHelpFormatter, argparse.RawTextHelpFormatter
+# What goes with these two; what a checkpoint does not keep; a hint.
 FITTING = {"--generate": {"--generate", "--out", "--seed", "--n", "--digits"}}
 FITTING["--resume"] = {"--resume", "--device", "--max-steps", "--epochs", "--patience"}
 ONE_CALL = {"checkpoint", "generate", "resume", "out", "max_steps", "device"}
@@ -51,9 +52,8 @@ rate, fraction, positive = number(float, 1e-30), number(float, 0, 1), number(int
 
 def make_parser(name, text, epochs, batch_size, sizes=(1, 60_000)):
     """An ArgumentParser with the options of every script. sizes: of minibatches."""
-    about = {"usage": f"{name}.py [options]", "description": text, "prog": f"{name}.py"}
-    looks = {"formatter_class": type("Help", HELP, {}), "allow_abbrev": False}
-    parser = argparse.ArgumentParser(**about, **looks)
+    how = {"formatter_class": type("Help", HELP, {}), "allow_abbrev": False}
+    parser = argparse.ArgumentParser(f"{name}.py", f"{name}.py [options]", text, **how)
     parser.set_defaults(script=name, **dict.fromkeys(ONE_CALL))
     gpu = torch.accelerator.current_accelerator(check_available=True)
     devices, none = ["cpu", gpu.type] if gpu else ["cpu"], argparse.SUPPRESS
@@ -77,8 +77,7 @@ def parse(parser, argv, document):
     args = parser.parse_args(argv)
     given = {word.partition("=")[0] for word in argv if word.startswith("--")}
     way = "--generate" if args.generate else "--resume" if args.resume else "training"
-    if args.document:
-        parser.set_defaults(**document)
+    parser.set_defaults(**document if args.document else {})
     if path := args.generate or args.resume:
         try:  # to read it runs no code in it
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -240,10 +239,8 @@ class Run(contextlib.AbstractContextManager):
         write(self.folder / "generator.pt2", torch.export.save, program)
 
     def finish(self, score, about, lines=None, kept=None):
-        """Write the last files, print score, {name: number or list}; about explains it.
-
-        In losses.png, lines are {curve: (level, label)}, kept is the saved epoch.
-        """
+        """Write the last files. Print score, {name: number or list}, and about it."""
+        # In losses.png, lines are {curve: (level, label)}, kept is the saved epoch.
         speed = round(self.step * self.args.batch_size / self.seconds)
         result = {"score": score, "seconds": self.seconds, "examples_per_second": speed}
         result |= {"history": self.history, "torch": torch.__version__}
@@ -302,10 +299,9 @@ def frechet_distance(x, y):
 
 def make_judge():
     """A classifier of images (n, 1, 28, 28) in [-1, 1]. net[:-1] makes its features."""
-    half = {"kernel_size": 3, "stride": 2, "padding": 1}
-    layers = [nn.Conv2d(1, 16, **half), nn.ReLU(), nn.Conv2d(16, 32, **half), nn.ReLU()]
-    layers += [nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10)]
-    return nn.Sequential(*layers)
+    convs = nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()
+    rest = nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10)
+    return nn.Sequential(*convs, *rest)
 
 
 @torch.no_grad()

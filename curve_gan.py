@@ -126,9 +126,9 @@ def performance(fake_samples, curve):
 
 # Listing 3.5: stop says True when gdif has not fallen for `patience` calls of it.
 # The trap: points that crowd at the flat left end have hardly any error. --document,
-# seed 0, has 0.0002 at epoch 37, never beaten. So it stops at 1037. (The document's
-# 1025 is 25 + 1000: its best epoch was that whose points, it says, form no shape.) And
-# it saves the last G. So gdif here sees x, too, and the best G is saved.
+# seed 0, is best at epoch 37 (0.0002). So it stops at 1037. (The document shows 1025
+# last, of every 25th: its best was one of 25 to 49, before the points had any shape.)
+# And it saves the last G. So gdif here sees x, too, and the best G is saved.
 class EarlyStop:
     def __init__(self, patience=1000):
         self.patience = patience
@@ -153,12 +153,9 @@ def quality(fake_samples, curve, train_data):
     fake_samples, variance = fake_samples.cpu(), train_data[:, 1].var().item()
     x, (low, high) = fake_samples[:, 0], CURVES[curve][2]
     shares = torch.histc(x, 10, low, high) / len(x) * 10
-    return {
-        "error": performance(fake_samples, curve).item() / variance,
-        "least": shares.min().item(),
-        "most": shares.max().item(),
-        "outside": ((x < low) | (x > high)).float().mean().item(),
-    }
+    error = performance(fake_samples, curve).item() / variance
+    score = {"error": error, "least": shares.min().item(), "most": shares.max().item()}
+    return score | {"outside": ((x < low) | (x > high)).float().mean().item()}
 
 
 def gap(watch, error, least, most, outside):
@@ -172,7 +169,7 @@ def gap(watch, error, least, most, outside):
 # Balance: D says 0.5 to all. Then each of the three losses is ln 2 = 0.69.
 def train_D_on_real(real_samples, real_labels, D, loss_fn, optimD, r1):
     """Listing 3.6: update D on real points (batch, 2). Returns the loss."""
-    real_samples.requires_grad_(r1 > 0)
+    real_samples.requires_grad_(r1 > 0)  # for the penalty
     optimD.zero_grad()
     logits = D[:-1](real_samples)
     out_D = D[-1](logits)  # the sigmoid, D's last layer: (batch, 1)
@@ -182,14 +179,14 @@ def train_D_on_real(real_samples, real_labels, D, loss_fn, optimD, r1):
         (grad,) = torch.autograd.grad(logits.sum(), real_samples, create_graph=True)
         penalty = r1 / 2 * grad.square().sum(1).mean()
     (loss_D + penalty).backward()
-    optimD.step()  # (the document's 反向传播 is backward(), not this)
+    optimD.step()  # (the document calls this 反向传播, which is backward())
     return loss_D.detach()
 
 
 def train_D_on_fake(fake_labels, D, G, loss_fn, optimD):
     """Listing 3.7: update D on a point of G for each label. Returns the loss."""
     noise = torch.randn((len(fake_labels), 2), device=fake_labels.device)
-    fake_samples = G(noise).detach()  # without it, backward() would go through G, too
+    fake_samples = G(noise).detach()  # (the document has none: G would get gradients)
     optimD.zero_grad()
     out_D = D(fake_samples)
     loss_D = loss_fn(out_D, fake_labels)
@@ -199,13 +196,13 @@ def train_D_on_fake(fake_labels, D, G, loss_fn, optimD):
 
 
 def train_G(real_labels, D, G, loss_fn, optimG):
-    """Listing 3.8: update G, so that D takes its points for real. Returns both."""
+    """Listing 3.8: update G to fool D. Returns the loss and the points (batch, 2)."""
     noise = torch.randn((len(real_labels), 2), device=real_labels.device)
     optimG.zero_grad()
     fake_samples = G(noise)
     out_G = D(fake_samples)
     loss_G = loss_fn(out_G, real_labels)
-    loss_G.backward(inputs=list(G.parameters()))  # none for D: 6% less time
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: 6% less
     optimG.step()
     return loss_G.detach(), fake_samples.detach()
 
@@ -274,11 +271,12 @@ def main(argv=None):
     with common.Run(args, **parts) as run:
         plot_data(train_data, curve, run.folder / "data.png", f"${CURVES[curve][1]}$")
         print(f"Pairs (x, y), as in batch0:\n{train_data[:3]}")
-        kept = run.epoch - stopper.steps  # the epoch whose G is saved
+        last = args.watch == "error"  # the document saves the last G
+        kept = run.epoch if last else run.epoch - stopper.steps
         if stopper.steps >= stopper.patience:
             run.stop = "the resumed run has ended; to go on, raise --patience"
         for epoch in run.epochs(every=25):
-            for (real,) in run.minibatches(scaled_data):  # 16 of (128, 2)
+            for (real,) in run.minibatches(scaled_data):  # DataLoader: 16 of (128, 2)
                 n = len(real)
                 loss_D = train_D_on_real(real, real_labels[:n], D, loss_fn, optimD, r1)
                 loss_D += train_D_on_fake(fake_labels[:n], D, G, loss_fn, optimD)
@@ -288,28 +286,29 @@ def main(argv=None):
                 common.update_average(average_G, G, run.step if args.average else 1)
             new_G = in_units(average_G, mean, std)
             samples = new_G(fixed_noise).detach()
-            seen = fake_samples * std + mean if args.watch == "error" else samples
+            # (The document looks at the last minibatch of G itself.)
+            seen = fake_samples * std + mean if last else samples
             gdif = gap(args.watch, **quality(seen, curve, train_data))
             stops = stopper.stop(gdif)
-            if stopper.steps == 0 or args.watch == "error":
+            if stopper.steps == 0 or last:
                 best_G.load_state_dict(new_G.state_dict())
                 kept = epoch
             if stops:
-                run.stop = f"no better since {epoch - stopper.steps}; saved: {kept}"
-                run.stop += "; to go on, raise --patience"
+                best = f"{stopper.min_gdif:.2g}, of epoch {epoch - stopper.steps}"
+                run.stop = f"no gdif below {best}; saved: {kept}; raise --patience"
             if run.due or run.stop:
                 run.log(gdif=gdif)
                 test_epoch(epoch, samples[:128], train_data, curve, run.sample)
 
-        # 3.4.2. torch.export: TorchScript, which the document uses, is deprecated.
+        # 3.4.2. TorchScript is deprecated, so torch.export. It is in eval mode already.
         run.export(best_G, fixed_noise)
         with (run.folder / "generator.pt2").open("rb") as file:
             new_G = torch.export.load(file).module()
         new_data = new_G(torch.randn((4096, 2)))
-        path = run.folder / "new_data.png"  # (the document's title: Inverted-U Shape)
+        path = run.folder / "new_data.png"  # (the document's title says Inverted-U)
         plot_data(train_data, curve, path, "new data", new_data[:128].detach())
         lines = {"loss_D": (1.386, "2 ln 2: D says 0.5"), "loss_G": (0.693, "ln 2")}
-        lines["gdif"] = (1, "the limit")
+        lines |= {} if last else {"gdif": (1, "the limit")}
         return run.finish(quality(new_data, curve, train_data), ABOUT, lines, kept)
 
 

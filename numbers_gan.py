@@ -69,13 +69,13 @@ def gen_batch(multiple, remainder, n=10):
 
 def data_to_num(data):
     """Vectors (n, 100) to numbers (n,), where each is largest; -1: it is all zeros."""
-    num = torch.argmax(data, dim=-1)  # of all zeros it is 0, which is a multiple of 5
+    num = torch.argmax(data, dim=-1)  # of all zeros it is 0 (in the document it counts)
     return torch.where(data.amax(dim=-1) > 0, num, -1)
 
 
 def Discriminator():
     """Vectors (n, 100) to the probability of being real (n, 1)."""
-    # Linear, it can only score the mean vector of a batch. So zeros may hide in it.
+    # Linear, D sees only the mean of fakes. So some may be zeros, if others are larger.
     return nn.Sequential(nn.Linear(100, 1), nn.Sigmoid())
 
 
@@ -134,16 +134,15 @@ def distance(generated_data, multiple, remainder):
     nums = data_to_num(generated_data)
     remainders = (nums - remainder) % multiple  # (n,)
     remainders[nums < 0] = multiple  # no number: worse than all others
-    # The document compares (10,) with zeros (10, 1): it makes (10, 10), and a warning.
+    # (The document compares (10,) with zeros (10, 1): a warning, but the same mean.)
     return remainders.float().square().mean().item()
 
 
 def variation(generated_data, multiple, remainder):
     """Our gdif: the share of vectors (n, 100) to change for a perfect result."""
-    nums, fair = data_to_num(generated_data).cpu(), torch.zeros(100)
-    shares = nums[nums >= 0].bincount(minlength=100) / len(nums)
-    fair[remainder::multiple] = 1 / len(range(remainder, 100, multiple))
-    return (fair - shares).clamp(min=0).sum().item()  # what the numbers lack
+    nums = data_to_num(generated_data).cpu()
+    shares = nums[nums >= 0].bincount(minlength=100)[remainder::multiple] / len(nums)
+    return (1 / len(shares) - shares).clamp(min=0).sum().item()  # what they lack
 
 
 # %% The score, a picture, the options
@@ -152,13 +151,10 @@ def score(generated_data, multiple, remainder):
     nums = data_to_num(generated_data)
     said = nums[nums >= 0]
     shares = said.bincount(minlength=100)[remainder::multiple] / max(len(said), 1)
-    return {
-        "silent": 1 - len(said) / len(nums),
-        "fit": shares.sum().item(),
-        "appear": (shares > 0).float().mean().item(),
-        "rarest": shares.min().item() * len(shares),
-        "commonest": shares.max().item() * len(shares),
-    }
+    score = {"silent": 1 - len(said) / len(nums), "fit": shares.sum().item()}
+    score["appear"] = (shares > 0).float().mean().item()
+    score["rarest"] = shares.min().item() * len(shares)
+    return score | {"commonest": shares.max().item() * len(shares)}
 
 
 @torch.no_grad()
@@ -185,8 +181,8 @@ def parse(argv):
     add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
     flag, watch = argparse.BooleanOptionalAction, ["variation", "remainder"]
     add("--average", action=flag, default=True, help="draw with the average of G")
-    add("--watch", choices=watch, default=watch[0], help="by what to stop")
-    add("--patience", type=common.positive, default=60, help="times 100 epochs")
+    add("--watch", choices=watch, default=watch[0], help="variation: every 100 epochs")
+    add("--patience", type=common.positive, default=60, help="looks with no progress")
     add("--n", type=common.positive, default=10, help="numbers for --generate")
     args = common.parse(parser, argv, DOCUMENT)
     if args.remainder >= args.multiple:
@@ -232,7 +228,7 @@ def main(argv=None):
             batch = gen_batch(*pattern, args.batch_size).to(args.device)
             for (real,) in run.minibatches(batch):  # all 10 of them, at once
                 generated_data, *losses = train_D_G(real, D, G, loss_fn, optimD, optimG)
-                run.log(loss_D=losses[0], loss_G=losses[1])
+                run.log(loss_D=losses[0], loss_G=losses[1])  # (its gloss, dloss stay 0)
             common.update_average(average_G, G, run.step if args.average else 1)
             if args.watch == "remainder":
                 stopper.stop(distance(generated_data, *pattern))
@@ -247,7 +243,7 @@ def main(argv=None):
             if run.due or run.stop:
                 draw(f"epoch {i}", average_G(fixed_noise), run.sample, *pattern)
 
-        # 3.5.4. torch.export: TorchScript, which the document uses, is deprecated.
+        # 3.5.4. TorchScript is deprecated, so torch.export. It is in eval mode already.
         run.export(average_G, fixed_noise)
         with (run.folder / "generator.pt2").open("rb") as file:
             new_G = torch.export.load(file).module()
