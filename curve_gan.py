@@ -294,8 +294,9 @@ def main(argv=None):
                 best_G.load_state_dict(new_G.state_dict())
                 kept = epoch
             if stops:
-                best = f"{stopper.min_gdif:.2g}, of epoch {epoch - stopper.steps}"
-                run.stop = f"no gdif below {best}; saved: {kept}; raise --patience"
+                best = f"{epoch - stopper.steps} (gdif {stopper.min_gdif:.2g})"
+                run.stop = f"no better since {best}; saved: epoch {kept}"
+                run.stop += "; to go on, raise --patience"
             if run.due or run.stop:
                 run.log(gdif=gdif)
                 test_epoch(epoch, samples[:128], train_data, curve, run.sample)
