@@ -1,7 +1,7 @@
 """A GAN that draws handwritten digits, with batch norm in the generator.
 
 Mirrors document 3, its first example. Both updates of a step share one noise. It takes
-three minutes on two cores. Noise becomes strokes in the first epoch, then digits.
+five minutes on two cores. Noise becomes strokes in the first epoch, then digits.
 
     python mnist_bn_gan.py                             # train
     python mnist_bn_gan.py --max-steps 300             # a quick try

@@ -1,7 +1,7 @@
 """A conditional GAN: it draws the handwritten digit that a label asks for.
 
 Mirrors document 3, its second example. G and D are given the label, too: D judges
-whether image and label belong together. It takes four minutes on two cores.
+whether image and label belong together. It takes eight minutes on two cores.
 
     python mnist_cgan.py                               # train
     python mnist_cgan.py --max-steps 300               # a quick try

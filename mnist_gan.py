@@ -1,7 +1,7 @@
 """A GAN that draws handwritten digits: noise in, MNIST out.
 
 Mirrors document 2, sections 2 and 3: its to-dos done, its questions answered. It takes
-two minutes on two cores. Grey blots become strokes, and the strokes digits.
+three minutes on two cores. Grey blots become strokes, and the strokes digits.
 
     python mnist_gan.py                                # train
     python mnist_gan.py --max-steps 300                # a quick try
