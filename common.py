@@ -25,6 +25,8 @@ try:
     from matplotlib.figure import Figure  # not pyplot, which may open windows
 except ValueError:  # Jupyter's MPLBACKEND, which names a package that is not here
     del os.environ["MPLBACKEND"]
+    for module in [x for x in sys.modules if x.startswith("matplotlib")]:
+        del sys.modules[module]  # it was imported by half
     from matplotlib.figure import Figure
 
 
