@@ -44,7 +44,7 @@ def number(kind, low, high=math.inf):
 DATA = Path(__file__).resolve().with_name("data")
 # --help shows the docstring as it stands, and the defaults.
 HELP = argparse.ArgumentDefaultsHelpFormatter, argparse.RawTextHelpFormatter
-# What goes with these two; what a checkpoint does not keep; a hint.
+# Options that fit --generate and --resume; what a checkpoint does not keep; a hint.
 FITTING = {"--generate": {"--generate", "--out", "--seed", "--n", "--digits"}}
 FITTING["--resume"] = {"--resume", "--device", "--max-steps", "--epochs", "--patience"}
 ONE_CALL = {"checkpoint", "generate", "resume", "out", "max_steps", "device"}
@@ -127,9 +127,11 @@ def new_folder(args):
             if args.out and folder.is_dir() and any(folder.iterdir()):
                 raise SystemExit(f"error: --out {folder} is not empty: name a new one")
             (folder / "samples").mkdir(parents=True, exist_ok=bool(given))
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
             return folder
-        except OSError as error:
-            if given or args.out or not folder.is_dir():  # else it was taken just now
+        except OSError as error:  # or another run has just taken n: then the next
+            if given or args.out or not (folder / "samples").is_dir():
                 raise SystemExit(f"error: cannot write there: {error}") from None
 
 

@@ -202,7 +202,7 @@ def train_G(real_labels, D, G, loss_fn, optimG):
     fake_samples = G(noise)
     out_G = D(fake_samples)
     loss_G = loss_fn(out_G, real_labels)
-    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: 6% less
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D
     optimG.step()
     return loss_G.detach(), fake_samples.detach()
 

@@ -20,7 +20,7 @@ from torch import nn
 
 import common
 
-# What --document brings back. With it alone, wasserstein_2: median, worst of 20 seeds.
+# What --document brings back. wasserstein_2 with it alone: median, worst (seeds 0-19).
 DOCUMENT = {
     "beta1": 0.9,  # 0.17, 0.62: the other net has changed; old gradients mislead
     "weight_decay": 0.0,  # 0.17, 0.32: D's logits grow too large

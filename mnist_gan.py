@@ -129,7 +129,7 @@ def train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device):
     loss_G = loss_func(fake_output, torch.ones_like(fake_output))
 
     optim_G.zero_grad()
-    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: 10% less time
+    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: less work
     optim_G.step()
     return loss_G.detach()
 
