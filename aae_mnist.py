@@ -20,7 +20,6 @@ between the codes raise it). Try --adversarial 0.001 next.
 
 import argparse
 import copy
-import math
 
 import torch
 from torch import nn, optim
@@ -177,8 +176,8 @@ def score(encoder, decoder, imgs):
     small = [resize(x, [28, 28], antialias=True) for x in (decoder(z), imgs)]
     return {
         "error": nn.functional.l1_loss(decoder(codes), imgs).item(),
-        "code_distance": common.frechet_distance(common.gaussian(codes), normal) ** 0.5,
-        "fd": common.judge(small[0], test_images=small[1])["fd"],
+        "code_distance": common.frechet_distance(codes, *normal) ** 0.5,
+        "fd": common.judge(*small)[0],
     }
 
 
@@ -188,7 +187,7 @@ def generate(args):
     decoder.load_state_dict(args.checkpoint["parts"]["average_decoder"])
     path = common.new_folder(args) / "samples" / "generated.png"
     z = torch.randn(args.n, args.latent_dim)
-    sample_image(decoder, z, path, n_row=math.ceil(args.n**0.5))
+    sample_image(decoder, z, path, n_row=round(args.n**0.5))
     print(path)
 
 

@@ -3,31 +3,20 @@
 import argparse
 import contextlib
 import copy
-import errno
 import gzip
 import io
 import json
 import math
-import os
 import sys
+import tempfile
 import time
-import zlib
-from itertools import count
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure  # not pyplot, which may open windows
 from PIL import Image
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
-
-try:
-    from matplotlib.figure import Figure  # not pyplot, which may open windows
-except ValueError:  # Jupyter's MPLBACKEND, which names a package that is not here
-    del os.environ["MPLBACKEND"]
-    for module in [x for x in sys.modules if x.startswith("matplotlib")]:
-        del sys.modules[module]  # it was imported by half
-    from matplotlib.figure import Figure
 
 
 def number(kind, low, high=math.inf):
@@ -42,7 +31,6 @@ def number(kind, low, high=math.inf):
 
 
 DATA = Path(__file__).resolve().with_name("data")
-# --help shows the docstring as it stands, and the defaults.
 HELP = argparse.ArgumentDefaultsHelpFormatter, argparse.RawTextHelpFormatter
 # Options that fit --generate and --resume; what a checkpoint does not keep; a hint.
 FITTING = {"--generate": {"--generate", "--out", "--seed", "--n", "--digits"}}
@@ -100,7 +88,7 @@ def load_mnist(train=True):
         path = DATA / f"MNIST/raw/{'train' if train else 't10k'}-{kind}-ubyte.gz"
         try:
             content = bytearray(gzip.decompress(path.read_bytes()))
-        except (OSError, EOFError, zlib.error) as error:
+        except Exception as error:  # noqa: BLE001 (of four kinds, if it is damaged)
             raise SystemExit(f"error: {path}: {error}: try git checkout data") from None
         data.append(torch.frombuffer(content, dtype=torch.uint8, offset=header))
     return data[0].view(-1, 28, 28), data[1].long()
@@ -119,19 +107,18 @@ def write(path, save, *what):
 
 def new_folder(args):
     """Make --out, new or empty, or the next runs/<script>/<n>; or find --resume's."""
-    runs, given = Path("runs", args.script), args.resume and args.resume.parent
-    taken = [int(path.name) for path in runs.glob("*") if path.name.isdigit()]
-    for n in count(max(taken, default=0) + 1):
-        folder = given or args.out or runs / str(n)
+    given = args.out or args.resume and args.resume.parent
+    if args.out and args.out.is_dir() and any(args.out.iterdir()):
+        raise SystemExit(f"error: --out {args.out} is not empty: name a new one")
+    for n in range(1, 10**9):
+        folder = given or Path("runs", args.script, str(n))
         try:
-            if args.out and folder.is_dir() and any(folder.iterdir()):
-                raise SystemExit(f"error: --out {folder} is not empty: name a new one")
-            (folder / "samples").mkdir(parents=True, exist_ok=bool(given))
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+            folder.mkdir(parents=True, exist_ok=bool(given))
+            (folder / "samples").mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()  # may we write there?
             return folder
-        except OSError as error:  # or another run has just taken n: then the next
-            if given or args.out or not (folder / "samples").is_dir():
+        except OSError as error:
+            if given or not folder.is_dir():  # else it is another run's: the next n
                 raise SystemExit(f"error: cannot write there: {error}") from None
 
 
@@ -152,12 +139,12 @@ class Run(contextlib.AbstractContextManager):
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.values, self.history = {}, {}  # {name: [value]}, {name: {step: mean}}
         self.random = {args.device: torch.get_device_module(args.device), "cpu": torch}
-        if args.resume:
-            vars(self).update(args.checkpoint["run"])
-            for name, part in parts.items():
-                part.load_state_dict(args.checkpoint["parts"][name])
-            for device in self.random.keys() & args.checkpoint["random"].keys():
-                self.random[device].set_rng_state(args.checkpoint["random"][device])
+        if state := args.checkpoint:
+            vars(self).update(state["run"])
+            for name, x in parts.items():
+                getattr(x, "load_state_dict", vars(x).update)(state["parts"][name])
+            for device in self.random.keys() & state["random"].keys():
+                self.random[device].set_rng_state(state["random"][device])
         self.last_step = self.step + (args.max_steps or math.inf)
         self.folder = new_folder(args)
         self.checkpoint = args.resume or self.folder / "checkpoint.pt"
@@ -168,13 +155,11 @@ class Run(contextlib.AbstractContextManager):
         self.writer.close()
         path = self.checkpoint
         go_on = f"go on with --resume {path}" if path.exists() else "nothing is saved"
-        nets = nn.ModuleList(x for x in self.parts.values() if isinstance(x, nn.Module))
-        if kind is KeyboardInterrupt or getattr(error, "errno", 0) == errno.ENOSPC:
-            why = f"error: {error}" if str(error) else "interrupted"
-            print(f"{why}: {go_on}", file=sys.stderr)
-            raise SystemExit(130 if kind is KeyboardInterrupt else 1) from None
+        if kind is KeyboardInterrupt or getattr(error, "errno", 0) == 28:  # disk full
+            raise SystemExit(f"stopped by {error!r}: {go_on}") from None
         if isinstance(error, Exception):
-            if not all(x.isfinite().all() for x in nets.parameters()):
+            nets = (x for x in self.parts.values() if isinstance(x, nn.Module))
+            if not all(x.isfinite().all() for net in nets for x in net.parameters()):
                 raise SystemExit(f"error: weights are NaN: {LOWER}") from None
             getattr(error, "add_note", print)(go_on)  # Python 3.10 has no notes
 
@@ -186,16 +171,13 @@ class Run(contextlib.AbstractContextManager):
     def epochs(self, every=1):
         """Yield the epochs that are left, until run.stop says why to end."""
         start, last = time.perf_counter() - self.seconds, self.args.epochs
-        left = [] if self.stop else range(self.epoch + 1, last + 1)
-        for self.epoch in tqdm(left, unit="epoch", leave=False, disable=None):
+        while self.epoch < last and not self.stop:
+            self.epoch += 1
             self.due = self.epoch % every == 0 or self.epoch in (1, last)
             yield self.epoch
             self.seconds = time.perf_counter() - start
             if self.due or self.stop:
-                self.report()
                 self.save()
-            if self.stop:
-                break
         why = self.stop or f"--epochs {last} (raise it to go on)"
         print(f"Stopped at epoch {self.epoch}: {why}. Judging ...", flush=True)
 
@@ -223,14 +205,16 @@ class Run(contextlib.AbstractContextManager):
             self.writer.add_scalar(name, mean, self.step)
             self.history.setdefault(name, {})[self.step] = mean
         if line := ", ".join(f"{name} {mean:.4g}" for name, mean in means.items()):
-            tqdm.write(f"epoch {self.epoch}, step {self.step}: {line}")
+            print(f"epoch {self.epoch}, step {self.step}: {line}", flush=True)
         self.values = {}
 
     def save(self):
-        """Write checkpoint.pt: all that --resume and --generate need."""
+        """Report, and write checkpoint.pt: all that --resume and --generate need."""
+        self.report()
         args = {name: x for name, x in vars(self.args).items() if name not in ONE_CALL}
         run = {x: vars(self)[x] for x in ("epoch", "step", "seconds", "history")}
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        state_of = lambda part: getattr(part, "state_dict", vars(part).copy)()
+        parts = {name: state_of(part) for name, part in self.parts.items()}
         random = {name: x.get_rng_state() for name, x in self.random.items()}
         state = {"args": args, "run": run, "parts": parts, "random": random}
         write(self.checkpoint, torch.save, state)
@@ -251,21 +235,17 @@ class Run(contextlib.AbstractContextManager):
         result["arguments"] = vars(self.args) | {"checkpoint": None}
         text = json.dumps(result, indent=2, default=str).encode()
         write(self.folder / "metrics.json", lambda file: file.write(text))
-        losses = [name for name in self.history if name.startswith("loss")]
-        panels = [losses, *([name] for name in self.history if name not in losses)]
-        figure = Figure((7, 3 * len(panels)), dpi=120, layout="constrained")
-        script = f"{self.args.script}.py"
-        figure.suptitle(f"{script}, seed {self.args.seed}")
-        for i, names in enumerate(panels, start=1):
-            axes = figure.add_subplot(len(panels), 1, i, xlabel="epoch")
-            for name in names:
-                epochs = [step * self.epoch / self.step for step in self.history[name]]
-                axes.plot(epochs, self.history[name].values(), ".-", label=name)
-                if level := (lines or {}).get(name):
-                    axes.axhline(level[0], c="grey", ls=":", label=level[1])
+        figure = Figure((7, 3 * len(self.history)), dpi=120, layout="constrained")
+        figure.suptitle(f"{self.args.script}.py, seed {self.args.seed}")
+        for i, (name, means) in enumerate(self.history.items(), start=1):
+            axes = figure.add_subplot(len(self.history), 1, i, xlabel="epoch")
+            epochs = [step * self.epoch / self.step for step in means]
+            axes.plot(epochs, means.values(), ".-", label=name)
+            if level := (lines or {}).get(name):
+                axes.axhline(level[0], c="grey", ls=":", label=level[1])
             if kept:
                 axes.axvline(kept, c="grey", label="saved generator")
-            axes.set(yscale="linear" if names is losses else "log")
+            axes.set(yscale="linear" if name.startswith("loss") else "log")
             axes.legend()
         write(self.folder / "losses.png", figure.savefig)
         paths = sorted(self.folder.glob("samples/epoch_*.png"), reverse=True)
@@ -278,27 +258,26 @@ class Run(contextlib.AbstractContextManager):
             print(f"{name}:", *(f"{x:.3g}" for x in values), f"({about[name]})")
         print(f"{self.seconds:.0f} s, {speed:,} examples a second. Look at:")
         print(*paths[:1], *self.folder.glob("losses.png"), *self.folder.glob("*.gif"))
-        print(f"More: python {script} --generate {self.checkpoint} --seed 1")
+        more = f"--generate {self.checkpoint} --seed 1"
+        print(f"More: python {self.args.script}.py {more}")
         return result
 
 
 def update_average(average, net, step):
     """Average net's last steps, about a 15th (Karras et al., 2024). Step 1 copies."""
-    for old, new in zip(average.state_dict().values(), net.state_dict().values()):
-        old.lerp_(new, 14 / (13 + step)) if old.is_floating_point() else old.copy_(new)
+    if step % 10 == 1:  # one step of ten tells as much, and costs less
+        for old, new in zip(average.state_dict().values(), net.state_dict().values()):
+            weight = 14 / (14 + step // 10)
+            old.lerp_(new, weight) if old.is_floating_point() else old.copy_(new)
 
 
-def gaussian(points):
-    """Mean (d,) and covariance (d, d) of points (n, d), as doubles on the CPU."""
-    return (points := points.cpu().double()).mean(0), torch.cov(points.T)
-
-
-def frechet_distance(x, y):
-    """The squared 2-Wasserstein distance of Gaussians, each a mean and a covariance."""
-    (mean_x, cov_x), (mean_y, cov_y) = x, y
-    roots = torch.linalg.eigvals(cov_x.double() @ cov_y.double()).real.clamp(0).sqrt()
-    means = (mean_x - mean_y).square().sum()
-    return max((means + (cov_x + cov_y).trace() - 2 * roots.sum()).item(), 0.0)
+def frechet_distance(points, mean, covariance):
+    """Squared 2-Wasserstein distance of points (n, d), as a Gaussian, from another."""
+    points, covariance = points.cpu().double(), covariance.double()
+    ours = points.T.cov()
+    roots = torch.linalg.eigvals(ours @ covariance).real.clamp(0).sqrt()
+    means = (points.mean(0) - mean).square().sum()
+    return max((means + (ours + covariance).trace() - 2 * roots.sum()).item(), 0.0)
 
 
 def make_judge():
@@ -309,24 +288,13 @@ def make_judge():
 
 
 @torch.no_grad()
-def judge(images, labels=None, test_images=None):
-    """Judge images (n, 1, 28, 28) in [-1, 1]. Returns {name: number or list}.
-
-    fd: the Frechet distance from the test images, in features of a digit classifier
-    (as FID: Heusel et al., 2017). shares: of each digit. Or, if labels (n,) were asked
-    for, right: the share that shows them; worst: that of the worst digit.
-    """
+def judge(images, test_images=None):
+    """Images (n, 1, 28, 28) in [-1, 1] to fd, and to the digits (n,) that they show."""
+    # fd: as FID (Heusel et al., 2017), but by the judge; from the test images.
     state = torch.load(DATA / "judge.pt", weights_only=True)
     real = state.pop("mean"), state.pop("covariance")  # of the test images' features
     (net := make_judge()).load_state_dict(state)
-    if test_images is not None:  # such as the same, resized
-        real = gaussian(net[:-1](test_images.cpu()))
+    if test_images is not None:
+        real = (x := net[:-1](test_images.cpu()).double()).mean(0), x.T.cov()
     features = net[:-1](images.cpu())
-    score = {"fd": frechet_distance(gaussian(features), real)}
-    digits = net[-1](features).argmax(1)
-    if labels is None:
-        shares = digits.bincount(minlength=10) / len(digits)
-        return score | {"shares": shares.tolist()}
-    right = (digits == labels.cpu()).double()
-    worst = min(right[labels.cpu() == x].mean().item() for x in labels.unique().cpu())
-    return score | {"right": right.mean().item(), "worst": worst}
+    return frechet_distance(features, *real), net[-1](features).argmax(1)

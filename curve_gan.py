@@ -10,10 +10,9 @@ arc, and the arc finds the curve. It takes a minute.
     python curve_gan.py --document             # the document's own recipe
 
 Open training.gif, new_data.png, losses.png. The run ends with error, in y (good: below
-0.005), least and most, points in the emptiest and the fullest tenth of x, where 1 is
-fair (above 0.5, below 2), and outside, points beyond the range of x (below 0.02).
-EarlyStop watches the worst of them, gdif, which is 1 at these limits. What next? Try
---document, where gdif is the error alone, and read EarlyStop.
+0.005), least and most, points in the emptiest and the fullest tenth of x (good: above
+0.5, below 2), and outside, points beyond the range of x (below 0.02). EarlyStop watches
+the worst, gdif, 1 at these limits. Next: --document, where gdif is the error alone.
 """
 
 # 文档 4：第三章：生成对抗网络：形状和数量生成
@@ -109,14 +108,6 @@ def Generator(negative_slope):
     )
 
 
-def in_units(G, mean, std):
-    """A copy of G, whose last layer brings its points to the document's units."""
-    G = copy.deepcopy(G)
-    G[-1].weight.data *= std.unsqueeze(1)
-    G[-1].bias.data = G[-1].bias.data * std + mean
-    return G
-
-
 # %% 3.3.3
 def performance(fake_samples, curve):
     """The mean squared error in y of points (n, 2)."""
@@ -139,12 +130,6 @@ class EarlyStop:
         self.steps = 0 if gdif < self.min_gdif else self.steps + 1
         self.min_gdif = min(gdif, self.min_gdif)
         return self.steps >= self.patience
-
-    def state_dict(self):  # for checkpoint.pt
-        return {"steps": self.steps, "min_gdif": self.min_gdif}
-
-    def load_state_dict(self, state):
-        vars(self).update(state)
 
 
 @torch.no_grad()
@@ -215,18 +200,17 @@ def test_epoch(epoch, fake_samples, train_data, curve, path):
 # %% The options
 def parse(argv):
     parser = common.make_parser("curve_gan", __doc__, 500, 128, sizes=(1, 2048))
-    add, fraction = parser.add_argument, common.fraction
+    add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
-    flag, watch = argparse.BooleanOptionalAction, ["quality", "error"]
     add("--standardize", action=flag, default=True, help="scale points for the nets")
-    add("--dropout", type=fraction, default=0.0, help="rate of dropout in D")
+    add("--dropout", type=common.fraction, default=0.0, help="rate of dropout in D")
     add("--r1", type=common.number(float, 0), default=0.1, help="gradient penalty of D")
-    add("--negative-slope", type=fraction, default=0.2, help="of LeakyReLU; 0: ReLU")
+    add("--negative-slope", type=common.fraction, default=0.2, help="0: ReLU")
     add("--lr-G", type=common.rate, default=0.008, help="G's learning rate")
     add("--lr-D", type=common.rate, default=0.001, help="D's learning rate")
-    add("--beta1", type=fraction, default=0.0, help="Adam's first beta")
+    add("--beta1", type=common.fraction, default=0.0, help="Adam's first beta")
     add("--average", action=flag, default=True, help="draw with the average of G")
-    add("--watch", choices=watch, default=watch[0], help="what EarlyStop watches")
+    add("--watch", choices=["quality", "error"], default="quality", help="for the stop")
     add("--patience", type=common.positive, default=200, help="epochs with no progress")
     add("--n", type=common.positive, default=128, help="points for --generate")
     return common.parse(parser, argv, DOCUMENT)
@@ -234,7 +218,8 @@ def parse(argv):
 
 def generate(args):
     """--generate: draw args.n points with a saved generator."""
-    G, train_data = Generator(args.negative_slope), create_data(args.curve)
+    train_data = create_data(args.curve)
+    G = nn.Sequential(Generator(args.negative_slope), nn.Linear(2, 2))
     G.load_state_dict(args.checkpoint["parts"]["best_G"])
     path = common.new_folder(args) / "samples" / "generated.png"
     new_data = G(torch.randn((args.n, 2))).detach()
@@ -255,9 +240,11 @@ def main(argv=None):
     if args.standardize:  # the nets see points of mean 0 and deviation 2
         mean, std = train_data.mean(0), train_data.std(0) / 2
     scaled_data = (train_data - mean) / std
+    to_units = nn.Linear(2, 2).to(device)  # brings G's points back: std * x + mean
+    to_units.load_state_dict({"weight": std.diag(), "bias": mean})
     D = Discriminator(args.dropout, args.negative_slope).to(device)
     G = Generator(args.negative_slope).to(device)
-    average_G, best_G = copy.deepcopy(G), copy.deepcopy(G)
+    average_G, best_G = copy.deepcopy(G), nn.Sequential(copy.deepcopy(G), to_units)
     loss_fn, adam = nn.BCELoss(), {"betas": (args.beta1, 0.999), "fused": True}
     optimD = torch.optim.Adam(D.parameters(), lr=args.lr_D, **adam)
     optimG = torch.optim.Adam(G.parameters(), lr=args.lr_G, **adam)
@@ -272,9 +259,7 @@ def main(argv=None):
         plot_data(train_data, curve, run.folder / "data.png", f"${CURVES[curve][1]}$")
         print(f"Pairs (x, y), as in batch0:\n{train_data[:3]}")
         last = args.watch == "error"  # the document saves the last G
-        kept = run.epoch if last else run.epoch - stopper.steps
-        if stopper.steps >= stopper.patience:
-            run.stop = "the resumed run has ended; to go on, raise --patience"
+        stopper.patience = args.patience  # --resume may have raised it
         for epoch in run.epochs(every=25):
             for (real,) in run.minibatches(scaled_data):  # DataLoader: 16 of (128, 2)
                 n = len(real)
@@ -284,22 +269,19 @@ def main(argv=None):
                 # (The document divides by the last index: 16/15 of the mean.)
                 run.log(loss_D=loss_D, loss_G=loss_G)
                 common.update_average(average_G, G, run.step if args.average else 1)
-            new_G = in_units(average_G, mean, std)
-            samples = new_G(fixed_noise).detach()
-            # (The document looks at the last minibatch of G itself.)
-            seen = fake_samples * std + mean if last else samples
+            samples = to_units(average_G(fixed_noise)).detach()
+            seen = samples if not last else to_units(fake_samples)  # G's last minibatch
             gdif = gap(args.watch, **quality(seen, curve, train_data))
-            stops = stopper.stop(gdif)
-            if stopper.steps == 0 or last:
-                best_G.load_state_dict(new_G.state_dict())
-                kept = epoch
-            if stops:
+            if stopper.stop(gdif):
                 best = f"{epoch - stopper.steps} (gdif {stopper.min_gdif:.2g})"
-                run.stop = f"no better since {best}; saved: epoch {kept}"
-                run.stop += "; to go on, raise --patience"
+                run.stop = f"no better since {best}; to go on, raise --patience"
+            if stopper.steps == 0 or last:
+                best_G[0].load_state_dict(average_G.state_dict())
             if run.due or run.stop:
                 run.log(gdif=gdif)
                 test_epoch(epoch, samples[:128], train_data, curve, run.sample)
+        kept = run.epoch if last else run.epoch - stopper.steps
+        print(f"Saved: G of epoch {kept}")
 
         # 3.4.2. TorchScript is deprecated, so torch.export. It is in eval mode already.
         run.export(best_G, fixed_noise)

@@ -149,8 +149,7 @@ def display_losses(history, axes):
 def score(net_G, data):
     """Compare the data with G's Gaussian: its mean is b, its covariance W W^T."""
     W, b = net_G[0].weight.cpu(), net_G[0].bias.cpu()
-    distance = common.frechet_distance((b, W @ W.T), common.gaussian(data))
-    return {"wasserstein_2": distance**0.5}
+    return {"wasserstein_2": common.frechet_distance(data, b, W @ W.T) ** 0.5}
 
 
 def parse(argv):
@@ -202,7 +201,8 @@ def main(argv=None):
                 display_losses(run.history, axes[0])
                 fig.savefig(run.sample)
         run.export(Gen, data)
-        return run.finish(score(Gen, data), ABOUT, {"loss_D": (0.693, "ln 2: balance")})
+        lines = dict.fromkeys(("loss_D", "loss_G"), (0.693, "ln 2: balance"))
+        return run.finish(score(Gen, data), ABOUT, lines)
 
 
 if __name__ == "__main__":

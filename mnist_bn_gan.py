@@ -19,7 +19,6 @@ are from the test images (good: below 6). Then comes the share of each digit. Wh
 
 import argparse
 import copy
-import math
 
 import torch
 from torch import nn, optim
@@ -97,7 +96,8 @@ class Discriminator(nn.Module):
 @torch.no_grad()
 def score(generator, noise_dim, device):
     """Judge 10,000 generated images. See ABOUT."""
-    return common.judge(generator(torch.randn(10_000, noise_dim, device=device)))
+    fd, digits = common.judge(generator(torch.randn(10_000, noise_dim, device=device)))
+    return {"fd": fd, "shares": (digits.bincount(minlength=10) / len(digits)).tolist()}
 
 
 def parse(argv):
@@ -119,7 +119,7 @@ def generate(args):
     generator.load_state_dict(args.checkpoint["parts"]["average_G"])
     imgs = generator(torch.randn(args.n, args.noise_dim))
     path = common.new_folder(args) / "samples" / "generated.png"
-    save_image(imgs, path, nrow=math.ceil(args.n**0.5), normalize=True)
+    save_image(imgs, path, nrow=round(args.n**0.5), normalize=True)
     print(path)
 
 
@@ -136,8 +136,7 @@ def main(argv=None):
     images = load_images(device)  # (60000, 1, 28, 28)
     generator = Generator(noise_dim, 28 * 28).to(device)  # the document forgets .to
     discriminator = Discriminator(28 * 28).to(device)
-    # In eval mode, batch norm uses its running mean and variance, not the batch's.
-    average_G = copy.deepcopy(generator).eval()
+    average_G = copy.deepcopy(generator).eval()  # batch norm by its running means
     adversarial_loss = nn.BCELoss()
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
     optimizer_G = optim.Adam(generator.parameters(), lr=args.lr_G, **adam)
@@ -172,8 +171,7 @@ def main(argv=None):
                 optimizer_G.zero_grad()
                 new_fake_preds = discriminator(fake_imgs)
                 g_loss = adversarial_loss(new_fake_preds, real_targets)
-                # No gradients for D: less work.
-                g_loss.backward(inputs=list(generator.parameters()))
+                g_loss.backward(inputs=list(generator.parameters()))  # none for D
                 optimizer_G.step()
 
                 step = run.step if args.average else 1  # 1 makes average_G a copy
@@ -191,7 +189,7 @@ def main(argv=None):
             state = {key: x.cpu() for key, x in net.state_dict().items()}
             common.write(run.folder / f"{name}.pth", torch.save, state)
         run.export(average_G, fixed_noise)
-        lines = {"loss_D": (math.log(2), "ln 2: D says 0.5")}  # of loss_G, too
+        lines = {"loss_D": (0.693, "ln 2: D says 0.5"), "loss_G": (0.693, "ln 2")}
         return run.finish(score(average_G, noise_dim, device), ABOUT, lines)
 
 

@@ -101,7 +101,9 @@ def score(generator, noise_dim, device):
     """Judge 1,000 images of each digit. See ABOUT."""
     labels = torch.arange(10, device=device).repeat(1000)
     images = generator(torch.randn(len(labels), noise_dim, device=device), labels)
-    return common.judge(images, labels)
+    fd, digits = common.judge(images)
+    right = (digits == labels.cpu()).double().view(1000, 10).mean(0)  # of each digit
+    return {"fd": fd, "right": right.mean().item(), "worst": right.min().item()}
 
 
 def save_columns(images, digits, path):
@@ -156,8 +158,7 @@ def main(argv=None):
     # (The document leaves the models where they are made, on the CPU.)
     generator = Generator(noise_dim, label_dim, *img_sizes).to(device)
     discriminator = Discriminator(*img_sizes, label_dim).to(device)
-    # In eval mode, batch norm uses its running mean and variance, not the batch's.
-    average_G = copy.deepcopy(generator).eval()
+    average_G = copy.deepcopy(generator).eval()  # batch norm by its running means
     criterion = nn.BCELoss()
     adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}  # fused: faster
     optimizer_G = optim.Adam(generator.parameters(), **adam)
@@ -199,8 +200,7 @@ def main(argv=None):
                 gen_images = generator(noise, gen_labels)
                 outputs = discriminator(gen_images, gen_labels)
                 g_loss = criterion(outputs, real_labels)
-                # No gradients for D: less work.
-                g_loss.backward(inputs=list(generator.parameters()))
+                g_loss.backward(inputs=list(generator.parameters()))  # none for D
                 optimizer_G.step()
 
                 step = run.step if args.average else 1  # 1 makes average_G a copy

@@ -19,7 +19,6 @@ below 9), and the share of each digit. What next? --beta1 0.9 shows how a GAN fa
 
 import argparse
 import copy
-import math
 import warnings
 from collections import OrderedDict
 
@@ -163,7 +162,7 @@ def generate(args):
     G.load_state_dict(args.checkpoint["parts"]["average_G"])
     images = G(torch.randn(args.n, args.input_dim)).view(-1, 1, 28, 28)
     path = common.new_folder(args) / "samples" / "generated.png"
-    save_image(images, path, nrow=math.ceil(args.n**0.5), normalize=True)
+    save_image(images, path, nrow=round(args.n**0.5), normalize=True)
     print(path)
 
 
@@ -171,7 +170,8 @@ def generate(args):
 def score(G, input_dim, device, unit_range):
     """Judge 10,000 generated images. See ABOUT."""
     images = G(torch.randn(10_000, input_dim, device=device)).view(-1, 1, 28, 28)
-    return common.judge(images * 2 - 1 if unit_range else images)
+    fd, digits = common.judge(images * 2 - 1 if unit_range else images)
+    return {"fd": fd, "shares": (digits.bincount(minlength=10) / len(digits)).tolist()}
 
 
 # %% 2. 定义主函数

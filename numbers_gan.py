@@ -23,9 +23,9 @@ import copy
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 import common
+from curve_gan import EarlyStop  # the same class as in 3.3.3, says the document
 
 # What --document brings back, and why it is gone.
 DOCUMENT = {
@@ -84,25 +84,6 @@ def Generator():
 
 
 # %% 3.5.3
-# Listing 3.5: stop says True when gdif has not fallen for `patience` calls of it.
-class EarlyStop:
-    def __init__(self, patience=1000):
-        self.patience = patience
-        self.steps = 0  # calls since the smallest gdif
-        self.min_gdif = float("inf")
-
-    def stop(self, gdif):
-        self.steps = 0 if gdif < self.min_gdif else self.steps + 1
-        self.min_gdif = min(gdif, self.min_gdif)
-        return self.steps >= self.patience
-
-    def state_dict(self):  # for checkpoint.pt
-        return {"steps": self.steps, "min_gdif": self.min_gdif}
-
-    def load_state_dict(self, state):
-        vars(self).update(state)
-
-
 def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
     """Real vectors (n, 100) to fakes, D's loss, G's. The document only describes it."""
     real_labels = torch.ones((len(true_data), 1), device=true_data.device)
@@ -160,7 +141,7 @@ def score(generated_data, multiple, remainder):
 def draw(title, generated_data, path, multiple, remainder):
     """Show how often each number comes in vectors (n, 100)."""
     nums, possible = data_to_num(generated_data).cpu(), range(remainder, 100, multiple)
-    shares = nums[nums >= 0].bincount(minlength=100) / len(nums)
+    shares = nums[nums >= 0].bincount(minlength=100).numpy() / len(nums)
     axes = common.Figure(figsize=(8, 4), dpi=80, layout="constrained").subplots()
     axes.bar(range(100), shares, color="r", label="wrong")
     axes.bar(possible, shares[possible], color="g", label="right")  # over the red ones
@@ -221,8 +202,7 @@ def main(argv=None):
 
     parts = {"D": D, "G": G, "average_G": average_G, "stopper": stopper}
     with common.Run(args, **parts, optimD=optimD, optimG=optimG) as run:
-        if stopper.steps >= stopper.patience:
-            run.stop = "the resumed run has ended; to go on, raise --patience"
+        stopper.patience = args.patience  # --resume may have raised it
         for i in run.epochs(every=500):  # an epoch is one update, as in the document
             batch = gen_batch(*pattern, args.batch_size).to(args.device)
             for (real,) in run.minibatches(batch):  # all 10 of them, at once
@@ -238,7 +218,7 @@ def main(argv=None):
             if stopper.steps >= stopper.patience:
                 run.stop = f"no better for {stopper.steps} looks; raise --patience"
             if i % 50 == 1:
-                tqdm.write(str(data_to_num(generated_data)))  # -1: no number
+                print(data_to_num(generated_data))  # -1: no number
             if run.due or run.stop:
                 draw(f"epoch {i}", average_G(fixed_noise), run.sample, *pattern)
 
