@@ -111,14 +111,14 @@ def new_folder(args):
     if args.out and args.out.is_dir() and any(args.out.iterdir()):
         raise SystemExit(f"error: --out {args.out} is not empty: name a new one")
     for n in range(1, 10**9):
-        folder = given or Path("runs", args.script, str(n))
+        folder = given or Path("runs", args.script, str(n))  # if there is one, n + 1
         try:
             folder.mkdir(parents=True, exist_ok=bool(given))
             (folder / "samples").mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()  # may we write there?
             return folder
         except OSError as error:
-            if given or not folder.is_dir():  # else it is another run's: the next n
+            if given or not (isinstance(error, FileExistsError) and folder.exists()):
                 raise SystemExit(f"error: cannot write there: {error}") from None
 
 
