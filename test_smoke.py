@@ -98,9 +98,9 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True, scope="session")
 def programs():
     """PROGRAMS, beside the tests, on all of MNIST, where the console knows only ASCII."""
-    inline = "module://matplotlib_inline.backend_inline"  # as Jupyter has it
-    env = {"MPLBACKEND": inline, "PYTHONIOENCODING": "ascii"}
+    env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as in Jupyter
     env |= {"PYTHONPATH": str(HERE), "TMPDIR": TEMPORARY.name, "OMP_NUM_THREADS": "2"}
+    env |= {"PYTHONIOENCODING": "ascii"}
     how = {"env": os.environ | env, "cwd": TEMPORARY.name, "text": True}
     how |= dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     words = [sys.executable, "-c", PROGRAMS, *(x.__file__ for x in SCRIPTS)]
@@ -126,8 +126,7 @@ def train(script, options, device="cpu", ends=True):
 
 
 @cache
-def whole(script):
-    """The one whole run of a script, of two epochs: (folder, metrics, output, Run)."""
+def whole(script):  # its one whole run, of two epochs: (folder, metrics, output, Run)
     folder, out = Path(TEMPORARY.name, script.__name__), io.StringIO()
     with contextlib.redirect_stdout(out):
         options = f"{SCRIPTS[script][0]} --epochs 2 --out {folder}"
@@ -135,8 +134,7 @@ def whole(script):
     return folder, metrics, out.getvalue(), run
 
 
-def refused(capsys, word, call, *args, status=2):
-    """Call what has to end with this status, in one line with this word."""
+def refused(capsys, word, call, *args, status=2):  # in one line with this word
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         call(*args)
@@ -147,8 +145,7 @@ def refused(capsys, word, call, *args, status=2):
     assert code == status and word in message and "rr" in message
 
 
-def contents(run):
-    """{name: bytes} of a run's files, but not TensorBoard's."""
+def contents(run):  # {name: bytes} of its files, but not TensorBoard's
     files = [x for x in Path(run).rglob("*.*") if "events" not in x.name]
     return {x.relative_to(run): x.read_bytes() for x in files if x.is_file()}
 
@@ -233,8 +230,7 @@ def test_document_undoes_every_departure_also_in_a_cell(script, monkeypatch):
         exactly(saved["parts"][name], saved["parts"][name[8:]])  # there is no average
 
 
-def arguments(**given):
-    """What parse returns, of a script named x."""
+def arguments(**given):  # as parse returns them, of a script named x
     some = {"script": "x", "device": "cpu", "epochs": 1, "batch_size": 3, "seed": 0}
     some |= dict.fromkeys(("resume", "out", "max_steps", "checkpoint", "generate"))
     return Namespace(**some | given)
@@ -441,22 +437,24 @@ def test_the_average_and_distances():
 
 def test_a_run_that_ends_early_says_why_and_what_to_raise(monkeypatch, capsys):
     said = lambda: capsys.readouterr().out
-    for script in (curve_gan, numbers_gan):
-        stop = script.EarlyStop(3).stop
-        stops = [stop(gdif) for gdif in (5, 4, 6, 3, 3, 4, 2, 2, 9, 9)]
-        assert stops == [False] * 9 + [True]  # an equal gdif is no improvement
-    gaps, few = iter((3, 1, 3, 1, 2, 4, 5, 6, 7)), SCRIPTS[curve_gan][0]
+    stop = curve_gan.EarlyStop(3).stop
+    stops = [stop(gdif) for gdif in (5, 4, 6, 3, 3, 4, 2, 2, 9, 9)]
+    assert stops == [False] * 9 + [True]  # an equal gdif is no improvement
+    gaps, few = iter((3, 1, 3, 1, 2, 4, 5, 6, 7, 8)), SCRIPTS[curve_gan][0]
     monkeypatch.setattr(curve_gan, "gap", lambda *_, **__: next(gaps))
-    two = train(curve_gan, f"{few} --epochs 2").parts["best_G"].state_dict()
+    two = train(curve_gan, f"{few} --epochs 2").parts["average_G"].state_dict()
     assert train(curve_gan, f"{few} --patience 3 --epochs 9 --out run").epoch == 5
-    assert "epoch 5: no better since 2 (" in (line := said()) and "epoch 2\n" in line
-    exactly(checkpoint_of("run")["parts"]["best_G"], {**two})
+    assert (
+        "epoch 5: no better since 2 (" in (line := said())
+        and line.count("epoch 2\n") == 2
+    )
+    exactly([*checkpoint_of("run")["parts"]["best_G"].values()][:6], [*two.values()])
     last = "--resume run/checkpoint.pt"
     assert train(curve_gan, last).epoch == 6 and "raise --patience" in said()
-    assert train(curve_gan, f"{last} --patience 5").epoch == 7
+    assert train(curve_gan, f"{last} --patience 6").epoch == 8
     monkeypatch.setattr(numbers_gan, "variation", lambda *_: 0.5)
-    run = train(numbers_gan, "--patience 1 --out still")
-    assert run.epoch == 200 and "--patience" in said()  # the second look
+    assert train(numbers_gan, "--patience 1 --out still").epoch == 200  # second look
+    assert train(numbers_gan, "--resume still/checkpoint.pt --patience 2").epoch == 300
 
 
 def test_curve_gan_and_numbers_gan_tell_good_from_collapsed():
@@ -466,6 +464,9 @@ def test_curve_gan_and_numbers_gan_tell_good_from_collapsed():
     outside = torch.where(good[:, :1] > 4.5, good + 2 * math.pi, good)
     assert gap(good) < 0.6 and gap(off) == near(2, rel=0.01)
     assert gap(good[good[:, 0] < 0]) > 1 and gap(outside) > 2
+    to_units = whole(curve_gan)[3].parts["best_G"][1]  # data: 1.08^x, x from 0 to 50
+    ends = to_units(torch.tensor([[0.0, 0.0], [2.0, 2.0]])).flatten().tolist()
+    assert ends == near([25, 11.9, 25 + 14.4, 11.9 + 12], rel=0.1)  # mean and deviation
     good = numbers_gan.int_to_onehot(torch.arange(0, 100, 5).repeat(500))
     # distance, variation, then silent, fit, appear, rarest, commonest
     for data, *wanted in [
@@ -506,8 +507,7 @@ def test_the_judge_that_is_shipped_tells_good_from_bad(monkeypatch):
     assert [sevens["right"], sevens["worst"]] == near([0.9, 0])
 
 
-def move(net, device):
-    """nn.Module.to, which cannot move fake tensors."""
+def move(net, device):  # as nn.Module.to, which cannot move fake tensors
     for part in net.modules():
         for key, x in part._parameters.items():
             part._parameters[key] = nn.Parameter(x.to(device))
