@@ -204,8 +204,9 @@ class Run(contextlib.AbstractContextManager):
                 raise SystemExit(f"error: {name} is {mean}: {LOWER}")
             self.writer.add_scalar(name, mean, self.step)
             self.history.setdefault(name, {})[self.step] = mean
+        now = f"epoch {self.epoch}/{self.args.epochs}, step {self.step}"
         if line := ", ".join(f"{name} {mean:.4g}" for name, mean in means.items()):
-            print(f"epoch {self.epoch}, step {self.step}: {line}", flush=True)
+            print(f"{now}: {line}", flush=True)
         self.values = {}
 
     def save(self):
@@ -230,13 +231,13 @@ class Run(contextlib.AbstractContextManager):
         """Write the last files. Print score, {name: number or list}, and about it."""
         # In losses.png, lines are {curve: (level, label)}, kept is the saved epoch.
         speed = round(self.step * self.args.batch_size / self.seconds)
-        result = {"score": score, "seconds": self.seconds, "examples_per_second": speed}
-        result |= {"history": self.history, "torch": torch.__version__}
-        result["arguments"] = vars(self.args) | {"checkpoint": None}
-        text = json.dumps(result, indent=2, default=str).encode()
+        facts = {"score": score, "seconds": self.seconds, "examples_per_second": speed}
+        args = vars(self.args) | {"checkpoint": None}
+        facts |= {"history": self.history, "torch": torch.__version__, "arguments": args}
+        text = json.dumps(facts, indent=2, default=str).encode()
         write(self.folder / "metrics.json", lambda file: file.write(text))
         figure = Figure((7, 3 * len(self.history)), dpi=120, layout="constrained")
-        figure.suptitle(f"{self.args.script}.py, seed {self.args.seed}")
+        figure.suptitle(f"{args['script']}.py, seed {args['seed']}")
         for i, (name, means) in enumerate(self.history.items(), start=1):
             axes = figure.add_subplot(len(self.history), 1, i, xlabel="epoch")
             epochs = [step * self.epoch / self.step for step in means]
@@ -258,9 +259,8 @@ class Run(contextlib.AbstractContextManager):
             print(f"{name}:", *(f"{x:.3g}" for x in values), f"({about[name]})")
         print(f"{self.seconds:.0f} s, {speed:,} examples a second. Look at:")
         print(*paths[:1], *self.folder.glob("losses.png"), *self.folder.glob("*.gif"))
-        more = f"--generate {self.checkpoint} --seed 1"
-        print(f"More: python {self.args.script}.py {more}")
-        return result
+        print(f"More: python {args['script']}.py --generate {self.checkpoint} --seed 1")
+        return facts
 
 
 def update_average(average, net, step):
