@@ -231,10 +231,10 @@ class Run(contextlib.AbstractContextManager):
         """Write the last files. Print score, {name: number or list}, and about it."""
         # In losses.png, lines are {curve: (level, label)}, kept is the saved epoch.
         speed = round(self.step * self.args.batch_size / self.seconds)
-        facts = {"score": score, "seconds": self.seconds, "examples_per_second": speed}
+        book = {"score": score, "seconds": self.seconds, "examples_per_second": speed}
         args = vars(self.args) | {"checkpoint": None}
-        facts |= {"history": self.history, "torch": torch.__version__, "arguments": args}
-        text = json.dumps(facts, indent=2, default=str).encode()
+        book |= {"history": self.history, "torch": torch.__version__, "arguments": args}
+        text = json.dumps(book, indent=2, default=str).encode()
         write(self.folder / "metrics.json", lambda file: file.write(text))
         figure = Figure((7, 3 * len(self.history)), dpi=120, layout="constrained")
         figure.suptitle(f"{args['script']}.py, seed {args['seed']}")
@@ -260,7 +260,7 @@ class Run(contextlib.AbstractContextManager):
         print(f"{self.seconds:.0f} s, {speed:,} examples a second. Look at:")
         print(*paths[:1], *self.folder.glob("losses.png"), *self.folder.glob("*.gif"))
         print(f"More: python {args['script']}.py --generate {self.checkpoint} --seed 1")
-        return facts
+        return book
 
 
 def update_average(average, net, step):
