@@ -1,19 +1,21 @@
-"""An adversarial autoencoder: it reads a digit as ten numbers, and draws it from them.
+"""An adversarial autoencoder: a digit becomes ten numbers, and is drawn again.
 
-Mirrors document 5, the program under its last heading (Makhzani et al., 2015). The
-encoder turns images into codes, the decoder codes into images. D judges codes, not
-images: they learn to look like N(0, I). So random codes, decoded, are new digits.
+Mirrors document 5, the program under its last heading (Makhzani et al.,
+2015). The encoder turns images into codes, the decoder codes into images. D
+judges codes, not images: they learn to look like N(0, I). So random codes,
+decoded, are new digits.
 
-    python aae_mnist.py                                # train: 5 minutes on two cores
-    python aae_mnist.py --max-steps 300                # a quick try
+    python aae_mnist.py                  # train: 5 minutes, two cores
+    python aae_mnist.py --max-steps 300  # a quick try
     python aae_mnist.py --resume runs/aae_mnist/1/checkpoint.pt --epochs 30
     python aae_mnist.py --generate runs/aae_mnist/1/checkpoint.pt --n 100
-    python aae_mnist.py --document                     # the document's own recipe
+    python aae_mnist.py --document       # the document's settings
 
-Open reconstructions.png, walk.png, then training.gif, digits from random codes. The
-run ends with error, of a pixel in [-1, 1] (good: 0.07), code_distance, of the codes
-from N(0, I) (good: 0.2), and fd, of the samples from the test images (good: 14; holes
-between the codes raise it). Try --adversarial 0.001 next.
+Open walk.png and reconstructions.png, then training.gif, digits from random
+codes. The run ends with error, of a pixel in [-1, 1] (good: 0.07),
+code_distance, of the codes from N(0, I) (good: 0.2), and fd, of the samples
+from the test images (good: below 16). What next? --adversarial 0.001 leaves
+holes between the codes: lesson 10.
 """
 
 # 文档 5：看不懂我吃屎系列——GAN (it shows an adversarial autoencoder, not a plain GAN)
@@ -22,11 +24,13 @@ import argparse
 import copy
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn, optim
 from torchvision.transforms.functional import resize
 from torchvision.utils import make_grid, save_image
 
 import common
+import judge
 
 # What --document brings back. fd: of a run with only this brought back (seed 0).
 DOCUMENT = {
@@ -35,26 +39,36 @@ DOCUMENT = {
     "lr": 0.0002,  # too slow
     "average": False,  # fd 16: nets circle around their goal
 }  # all of them, but after 20 epochs: fd 40; none, the default: 14
-ABOUT = {"error": "of a pixel in [-1, 1], of reconstructed test images; 0.07 is good"}
-ABOUT["code_distance"] = "of the test images' codes from N(0, I); 0.2 is good"
-ABOUT["fd"] = "distance of samples from the test images; 10,000 training images have 2"
+ABOUT = {
+    "error": "of a pixel in [-1, 1], of reconstructed test images; 0.07 is good",
+    "fd_reconstructed": "distance of reconstructions from the test images",
+    "code_distance": "of the test images' codes from N(0, I); 0.2 is good",
+    "fd": "distance of samples from the test images; 10,000 training images have 2",
+}
 
 
 # %% 实现一个简单的GAN: the options. --n_epochs is --epochs, as in all scripts here.
 # --channels is always 1. --n_cpu loaded images; here they are all in memory.
 def parse(argv):
-    parser = common.make_parser("aae_mnist", __doc__, 20, 64, sizes=(2, 30_000))
-    add, flag = parser.add_argument, argparse.BooleanOptionalAction
-    add("--lr", type=common.rate, default=0.001, help="Adam's learning rate")
-    add("--b1", type=common.fraction, default=0.5, help="Adam's first beta")
-    add("--b2", type=common.fraction, default=0.999, help="Adam's second beta")
-    add("--latent-dim", type=common.positive, default=10, help="numbers in a code")
-    add("--img-size", type=common.positive, default=32, help="height and width")
-    add("--sample-interval", type=common.positive, default=400, help="steps")
-    add("--adversarial", type=common.fraction, default=0.05, help="that loss's weight")
+    parser = common.make_parser("aae_mnist", __doc__, epochs=20, batch_size=64)
+    add = parser.add_argument
+    flag = argparse.BooleanOptionalAction
+    rate = common.positive_float
+    share = common.fraction
+    size = common.positive_int
+    add("--lr", type=rate, default=0.001, metavar="X", help="Adam's learning rate")
+    add("--b1", type=share, default=0.5, metavar="X", help="Adam's momentum")
+    add("--b2", type=share, default=0.999, metavar="X", help="Adam's second beta")
+    add("--latent-dim", type=size, default=10, metavar="N", help="numbers in a code")
+    add("--img-size", type=size, default=32, metavar="N", help="height and width")
+    often = "draw samples every N steps"
+    add("--sample-interval", type=size, default=400, metavar="N", help=often)
+    weight = "weight of D's verdict; the pixels have the rest"
+    add("--adversarial", type=share, default=0.05, metavar="X", help=weight)
     add("--average", action=flag, default=True, help="draw with average weights")
-    add("--n", type=common.positive, default=100, help="images for --generate")
-    return common.parse(parser, argv, DOCUMENT)
+    add("--n", type=size, default=100, metavar="N", help="images to --generate")
+    # Batch norm needs two rows: a last minibatch of one is left out.
+    return common.parse(parser, argv, DOCUMENT, smallest_batch=2)
 
 
 def load_images(img_size, device, train=True):
@@ -142,53 +156,89 @@ def sample_image(decoder, z, path, n_row=10):
 
 
 @torch.no_grad()
-def save_pictures(encoder, decoder, imgs, labels, folder):
-    """Save test images over their reconstructions, and walks from digit to digit."""
-    pairs = torch.stack((imgs[:50], decoder(encoder(imgs[:50])))).unflatten(1, (5, 10))
-    rows = pairs.transpose(0, 1).flatten(0, 2)  # a row of images, a row of theirs, ...
-    names = ["test images", "reconstructed"] * 5
-    save_rows(rows, names, folder / "reconstructions.png")
-    ends = [(labels == digit).nonzero()[0, 0].item() for digit in range(10)]
-    codes = encoder(imgs[ends])  # of a 0, a 1, ..., a 9
-    steps = torch.linspace(0, 1, 10, device=imgs.device).view(1, 10, 1)
-    walks = torch.lerp(codes[:-1, None], codes[1:, None], steps)  # (9, 10, latent_dim)
-    names = [f"from {digit} to {digit + 1}" for digit in range(9)]
-    save_rows(decoder(walks.flatten(0, 1)), names, folder / "walk.png")
+def save_reconstructions(encoder, decoder, imgs, path):
+    """Save three rows of ten images, each over a row of their reconstructions."""
+    rows = []
+    for i in range(0, 30, 10):
+        ten = imgs[i : i + 10]
+        rows.append(ten)
+        rows.append(decoder(encoder(ten)))
+    save_rows(torch.cat(rows), ["test images", "reconstructed"] * 3, path)
+
+
+@torch.no_grad()
+def save_walk(encoder, decoder, imgs, labels, path):
+    """Save walks from digit to digit. At the ends of a row stand real images."""
+    steps = torch.linspace(0, 1, 8, device=imgs.device).view(8, 1)
+    rows = []
+    names = []
+    for digit in range(9):
+        first = find_typical(imgs, labels, digit)
+        last = find_typical(imgs, labels, digit + 1)
+        codes = torch.lerp(encoder(first), encoder(last), steps)  # (8, latent_dim)
+        rows += [first, decoder(codes), last]
+        names.append(f"from {digit} to {digit + 1}")
+    save_rows(torch.cat(rows), names, path)
+
+
+def find_typical(imgs, labels, digit):
+    """The image (1, 1, img_size, img_size) that is nearest to the mean of its digit."""
+    imgs = imgs[labels == digit]
+    distances = (imgs - imgs.mean(0)).square().flatten(1).sum(1)
+    nearest = distances.argmin()
+    return imgs[nearest : nearest + 1]
 
 
 def save_rows(imgs, names, path):
     """Save images (n, 1, img_size, img_size), ten a row, with a name to each row."""
     grid = make_grid(imgs, nrow=10, normalize=True, value_range=(-1, 1)).cpu()
-    axes = common.Figure((8, 0.68 * len(names))).subplots()
+    fig = Figure((8, 0.68 * len(names)), layout="constrained")
+    axes = fig.subplots()
     axes.imshow(grid.permute(1, 2, 0))
-    ticks = [grid.shape[1] / len(names) * (i + 0.5) for i in range(len(names))]
-    axes.set(xticks=[], yticks=ticks, yticklabels=names)
-    axes.figure.savefig(path, bbox_inches="tight")
+    row = grid.shape[1] / len(names)  # its height
+    axes.set_yticks(torch.arange(len(names)) * row + row / 2, names)
+    axes.set_xticks([])
+    fig.savefig(path)
 
 
 @torch.no_grad()
 def score(encoder, decoder, imgs):
     """Judge both by test images (n, 1, img_size, img_size). See ABOUT."""
-    codes = encoder(imgs)  # (n, latent_dim)
-    z = torch.randn_like(codes)
-    normal = torch.zeros(z.shape[1]), torch.eye(z.shape[1])
-    # The judge wants 28 x 28. Both are shrunk alike.
-    small = [resize(x, [28, 28], antialias=True) for x in (decoder(z), imgs)]
+    with torch.random.fork_rng():  # always by the same random numbers
+        torch.manual_seed(0)
+        codes = encoder(imgs)  # (n, latent_dim)
+        z = torch.randn_like(codes)
+    latent_dim = codes.shape[1]
+    mean = torch.zeros(latent_dim)
+    covariance = torch.eye(latent_dim)
+    code_distance = judge.frechet_distance(codes, mean, covariance) ** 0.5
+    decoded_imgs = decoder(codes)
+    error = nn.functional.l1_loss(decoded_imgs, imgs).item()
+    # The judge wants 28 x 28. All are shrunk alike.
+    small_imgs = resize(imgs, [28, 28], antialias=True)
+    small_decoded = resize(decoded_imgs, [28, 28], antialias=True)
+    samples = resize(decoder(z), [28, 28], antialias=True)
+    fd_decoded, _ = judge.assess(small_decoded, small_imgs)
+    fd, _ = judge.assess(samples, small_imgs)
     return {
-        "error": nn.functional.l1_loss(decoder(codes), imgs).item(),
-        "code_distance": common.frechet_distance(codes, *normal) ** 0.5,
-        "fd": common.judge(*small)[0],
+        "error": error,
+        "fd_reconstructed": fd_decoded,
+        "code_distance": code_distance,
+        "fd": fd,
     }
 
 
+@torch.no_grad()
 def generate(args):
     """--generate: draw args.n images with a saved decoder."""
     decoder = Decoder(args.latent_dim, args.img_size).eval()
     decoder.load_state_dict(args.checkpoint["parts"]["average_decoder"])
-    path = common.new_folder(args) / "samples" / "generated.png"
-    z = torch.randn(args.n, args.latent_dim)
-    sample_image(decoder, z, path, n_row=round(args.n**0.5))
-    print(path)
+    imgs = decoder(torch.randn(args.n, args.latent_dim))
+    path = common.make_folder(args) / "samples" / "generated.png"
+    n_row = round(args.n**0.5)
+    grid = make_grid(imgs, nrow=n_row, normalize=True, value_range=(-1, 1))
+    common.save_grid(grid, path, f"{args.n} images, seed {args.seed}")
+    common.say(path)
 
 
 # %% Training
@@ -198,10 +248,12 @@ def main(argv=None):
     if opt.generate:
         return generate(opt)
     if not opt.resume:  # else it would show the whole checkpoint
-        print(opt)
-    adversarial_loss, pixelwise_loss = nn.BCELoss(), nn.L1Loss()
-    device, sizes = opt.device, (opt.latent_dim, opt.img_size)
-    encoder, decoder = Encoder(*sizes).to(device), Decoder(*sizes).to(device)
+        common.say(opt)
+    adversarial_loss = nn.BCELoss()
+    pixelwise_loss = nn.L1Loss()
+    device = opt.device
+    encoder = Encoder(opt.latent_dim, opt.img_size).to(device)
+    decoder = Decoder(opt.latent_dim, opt.img_size).to(device)
     discriminator = Discriminator(opt.latent_dim).to(device)
     # In eval mode, batch norm uses its running mean and variance, not the batch's.
     average_encoder = copy.deepcopy(encoder).eval()
@@ -217,13 +269,20 @@ def main(argv=None):
     parts |= {"average_encoder": average_encoder, "average_decoder": average_decoder}
     parts |= {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     with common.Run(opt, **parts) as run:
+        run.levels = {
+            "loss_D": {"D says 0.5 to all: ln 2, half the sum": 0.693},
+            "error": {"good": 0.07},
+            "fd": {"training images": 2, "good": 16},
+        }
         for _ in run.epochs():
             for (real_imgs,) in run.minibatches(images):  # (64, 1, 32, 32)
                 # Adversarial ground truths. (Tensor(n, 1).fill_(1.0) is ones(n, 1).)
+                # The document's text says: real data 1, generated 0. But D judges
+                # codes. In its program, noise is valid, codes of real images are fake.
                 valid = torch.ones(len(real_imgs), 1, device=device)
                 fake = torch.zeros(len(real_imgs), 1, device=device)
                 # Train the generator, that is, encoder and decoder. (So the document's
-                # program. Its text has D first, and document 3 insists on it.)
+                # program. Its text has D first: see lesson 8.)
                 optimizer_G.zero_grad()
                 encoded_imgs = encoder(real_imgs)  # (64, latent_dim)
                 decoded_imgs = decoder(encoded_imgs)
@@ -243,21 +302,25 @@ def main(argv=None):
                 d_loss.backward()
                 optimizer_D.step()
 
-                run.log(loss_D=d_loss, loss_G=g_loss)
-                step = run.step if opt.average else 1
-                common.update_average(average_encoder, encoder, step)
-                common.update_average(average_decoder, decoder, step)
-                if run.step % opt.sample_interval == 0:
+                run.log(loss_D=d_loss, loss_G=g_loss)  # (the document prints each)
+                if opt.average:
+                    common.update_average(average_encoder, encoder, run.step)
+                    common.update_average(average_decoder, decoder, run.step)
+                else:
+                    average_encoder.load_state_dict(encoder.state_dict())
+                    average_decoder.load_state_dict(decoder.state_dict())
+                if run.due or run.step % opt.sample_interval == 0:
                     sample_image(average_decoder, fixed_z, run.sample)
-                    run.report()  # the document prints a line for each minibatch
-            if run.epoch % 5 == 0:
+            if run.epoch % 5 == 0 or run.is_last_epoch:
                 quality = score(average_encoder, average_decoder, test_imgs)
                 run.log(error=quality["error"], fd=quality["fd"])
-        sample_image(average_decoder, fixed_z, run.sample)
-        run.export(average_decoder, fixed_z)
-        save_pictures(average_encoder, average_decoder, test_imgs, labels, run.folder)
-        quality = score(average_encoder, average_decoder, test_imgs)
-        return run.finish(quality, ABOUT, {"loss_D": (0.693, "ln 2: D says 0.5")})
+        path = run.folder / "reconstructions.png"
+        save_reconstructions(average_encoder, average_decoder, test_imgs, path)
+        path = run.folder / "walk.png"
+        save_walk(average_encoder, average_decoder, test_imgs, labels, path)
+
+    quality = score(average_encoder, average_decoder, test_imgs)
+    return run.finish(quality, ABOUT, path.name)
 
 
 if __name__ == "__main__":

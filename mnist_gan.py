@@ -1,18 +1,20 @@
 """A GAN that draws handwritten digits: noise in, MNIST out.
 
-Mirrors document 2, sections 2 and 3: its to-dos done, its questions answered. It takes
-three minutes on two cores. Grey blots become strokes, and the strokes digits.
+Mirrors document 2, sections 2 and 3: its to-dos done, its questions answered.
+It takes three minutes on two cores. Grey blots become strokes, and the
+strokes digits.
 
-    python mnist_gan.py                                # train
-    python mnist_gan.py --max-steps 300                # a quick try
+    python mnist_gan.py                  # train
+    python mnist_gan.py --max-steps 300  # a quick try
     python mnist_gan.py --resume runs/mnist_gan/1/checkpoint.pt --epochs 50
     python mnist_gan.py --generate runs/mnist_gan/1/checkpoint.pt --n 100
-    python mnist_gan.py --document                     # the document's own recipe
-    tensorboard --logdir runs                          # (the document looks in ./logs)
+    python mnist_gan.py --document       # the document's settings
+    tensorboard --logdir runs            # (document: ./logs)
 
-Open training.gif, then losses.png: the losses hardly move while the digits get better.
-So the run ends with fd: how far 10,000 generated images are from the test images (good:
-below 9), and the share of each digit. What next? --beta1 0.9 shows how a GAN fails.
+Open training.gif, then losses.png: the losses hardly move while the digits
+get better. So the run ends with fd: how far 10,000 generated images are from
+the test images (good: below 9), and the share of each digit. What next?
+--beta1 0.9 shows how a GAN fails: lesson 2.
 """
 
 # 文档 2：实验任务一：生成对抗网络（GAN）
@@ -27,6 +29,7 @@ from torch import nn
 from torchvision.utils import make_grid, save_image  # the document forgets make_grid
 
 import common
+import judge
 
 # What --document brings back. fd: of a run with only this brought back (seed 0).
 DOCUMENT = {
@@ -37,8 +40,10 @@ DOCUMENT = {
     "weight_decay": 0.0,  # D learns its images by heart
     "average": False,  # fd 17: G circles around its goal; the average is closer
 }  # all of them: fd 543, grey ghosts; none, the default: 7.5
-ABOUT = {"fd": "distance from the test images; 10,000 training images have 2"}
-ABOUT["shares"] = "of the digits 0 to 9; 0.1 each is fair"
+ABOUT = {
+    "fd": "distance from the test images; 10,000 training images have 2",
+    "shares": "of the digits 0 to 9; 0.1 each is fair",
+}
 
 
 # %% 1. GAN的训练, GAN的损失函数
@@ -89,13 +94,14 @@ class Discriminator(nn.Module):
 # 思考题 1: what D gains in V(D, G), G loses. D's gradient tells G what gives its fakes
 # away. Once G has mended that, D must find another difference. At the Nash equilibrium
 # neither net gains by changing alone: fakes are distributed as the data, D says 0.5 to
-# all. (To-do 14's -log D(G(z)) is not zero-sum; its equilibrium is the same.)
+# all. (To-do 18's -log D(G(z)) is not zero-sum; its equilibrium is the same.)
 # 思考题 2: ReLU, max(0, x), makes sparse features. But a unit that is below 0 for all
 # inputs has no gradient: it has died. LeakyReLU, 0.1 x below 0, cannot die. D needs it
 # most: G's gradient comes through D. G can do with ReLU; document 3 has Leaky in both.
 
 
-# %% 2. 实现train_discriminator和train_generator (in the document, main comes first)
+# %% 2. 实现train_discriminator和train_generator
+# In the document, main comes first, with to-dos 12 to 15.
 # BCE, 二元交叉熵损失: -log D(x) for a label of 1, -log(1 - D(x)) for a label of 0.
 # Balance: D says 0.5 to all. Then loss_D is 2 ln 2 = 1.39, and loss_G is ln 2 = 0.69.
 # Both return tensors, not .item(): to read a number in each step makes a GPU wait.
@@ -104,12 +110,12 @@ def train_discriminator(
 ):
     """Update D on real images (batch, 784) and as many fakes. Returns the loss."""
     real_output = D(real_images)  # (batch, 1); load_images has flattened real_images
-    real_loss = loss_func(real_output, torch.ones_like(real_output))  # to-do 12
+    real_loss = loss_func(real_output, torch.ones_like(real_output))  # to-do 16
 
     noise = torch.randn(batch_size, input_dim, device=device)
     fake_images = G(noise).detach()  # (batch, 784); detach: G learns nothing here
     fake_output = D(fake_images)
-    fake_loss = loss_func(fake_output, torch.zeros_like(fake_output))  # to-do 13
+    fake_loss = loss_func(fake_output, torch.zeros_like(fake_output))  # to-do 17
 
     loss_D = real_loss + fake_loss
     optim_D.zero_grad()  # the tip (优化器) has it after backward(): all gradients lost
@@ -123,12 +129,12 @@ def train_generator(D, G, loss_func, optim_G, batch_size, input_dim, device):
     noise = torch.randn(batch_size, input_dim, device=device)
     fake_images = G(noise)  # (batch, 784)
     fake_output = D(fake_images)
-    # To-do 14: -log D(G(z)). The document's L_G, log(1 - D(G(z))), has hardly any
+    # To-do 18: -log D(G(z)). The document's L_G, log(1 - D(G(z))), has hardly any
     # gradient while D wins (Goodfellow et al., 2014, section 3).
     loss_G = loss_func(fake_output, torch.ones_like(fake_output))
 
     optim_G.zero_grad()
-    loss_G.backward(inputs=list(G.parameters()))  # no gradients for D: less work
+    loss_G.backward()  # D gets gradients, too; its zero_grad clears them
     optim_G.step()
     return loss_G.detach()
 
@@ -138,40 +144,63 @@ def load_images(device, unit_range=False):
     """MNIST's training images (60000, 784), in [-1, 1] or [0, 1]."""
     images, _ = common.load_mnist()
     images = images.view(-1, 28 * 28).to(device) / 255  # as ToTensor does: [0, 1]
-    return images if unit_range else images * 2 - 1  # tanh makes [-1, 1]
+    if unit_range:
+        return images
+    return images * 2 - 1  # tanh makes [-1, 1]
 
 
 def parse(argv):
     parser = common.make_parser("mnist_gan", __doc__, epochs=30, batch_size=128)
-    add, flag = parser.add_argument, argparse.BooleanOptionalAction
-    add("--lr-G", type=common.rate, default=0.0015, help="G's learning rate")
-    add("--lr-D", type=common.rate, default=0.0008, help="D's learning rate")
-    add("--beta1", type=common.fraction, default=0.0, help="Adam's first beta")
-    add("--weight-decay", type=common.fraction, default=0.5, help="of D's weights")
+    add = parser.add_argument
+    flag = argparse.BooleanOptionalAction
+    rate = common.positive_float
+    size = common.positive_int
+    add("--lr-G", type=rate, default=0.0015, metavar="X", help="G's learning rate")
+    add("--lr-D", type=rate, default=0.0008, metavar="X", help="D's learning rate")
+    add(
+        "--beta1",
+        type=common.fraction,
+        default=0.0,
+        metavar="X",
+        help="Adam's momentum",
+    )
+    add(
+        "--weight-decay",
+        type=common.fraction,
+        default=0.5,
+        metavar="X",
+        help="of D's weights",
+    )
     add("--average", action=flag, default=True, help="draw with the average of G")
     add("--unit-range", action="store_true", help="images in [0, 1], not [-1, 1]")
-    add("--input-dim", type=common.positive, default=100, help="size of the noise")
-    add("--hidden-dim", type=common.positive, default=256, help="hidden units")
-    add("--n", type=common.positive, default=64, help="images for --generate")
+    add("--input-dim", type=size, default=100, metavar="N", help="numbers of noise")
+    add("--hidden-dim", type=size, default=256, metavar="N", help="hidden units")
+    add("--n", type=size, default=64, metavar="N", help="images to --generate")
     return common.parse(parser, argv, DOCUMENT)
 
 
 def generate(args):
     """--generate: draw args.n images with a saved generator."""
-    G = Generator(args.input_dim, args.hidden_dim, 28 * 28)
+    G = Generator(args.input_dim, args.hidden_dim, 28 * 28).eval()
     G.load_state_dict(args.checkpoint["parts"]["average_G"])
     images = G(torch.randn(args.n, args.input_dim)).view(-1, 1, 28, 28)
-    path = common.new_folder(args) / "samples" / "generated.png"
-    save_image(images, path, nrow=round(args.n**0.5), normalize=True)
-    print(path)
+    path = common.make_folder(args) / "samples" / "generated.png"
+    grid = make_grid(images, nrow=round(args.n**0.5), normalize=True)
+    common.save_grid(grid, path, f"{args.n} images, seed {args.seed}")
+    common.say(path)
 
 
 @torch.no_grad()
-def score(G, input_dim, device, unit_range):
-    """Judge 10,000 generated images. See ABOUT."""
-    images = G(torch.randn(10_000, input_dim, device=device)).view(-1, 1, 28, 28)
-    fd, digits = common.judge(images * 2 - 1 if unit_range else images)
-    return {"fd": fd, "shares": (digits.bincount(minlength=10) / len(digits)).tolist()}
+def score(G, input_dim, unit_range, device):
+    """Judge 10,000 images, always of the same noise. See ABOUT."""
+    same = torch.Generator().manual_seed(0)
+    noise = torch.randn(10_000, input_dim, generator=same).to(device)
+    images = G(noise).view(-1, 1, 28, 28)
+    if unit_range:
+        images = images * 2 - 1
+    fd, digits = judge.assess(images)
+    shares = digits.bincount(minlength=10) / len(digits)
+    return {"fd": fd, "shares": shares.tolist()}
 
 
 # %% 2. 定义主函数
@@ -181,49 +210,57 @@ def main(argv=None):
     if args.generate:
         return generate(args)
 
-    device, input_dim, output_dim = args.device, args.input_dim, 28 * 28
+    device = args.device
+    input_dim = args.input_dim
+    output_dim = 28 * 28
     images = load_images(device, args.unit_range)  # (60000, 784)
-    G = Generator(input_dim, args.hidden_dim, output_dim).to(device)  # to-do 15
-    D = Discriminator(output_dim, args.hidden_dim).to(device)  # to-do 16
-    average_G = copy.deepcopy(G)  # what is drawn, judged and saved
+    G = Generator(input_dim, args.hidden_dim, output_dim).to(device)  # to-do 12
+    D = Discriminator(output_dim, args.hidden_dim).to(device)  # to-do 13
+    average_G = copy.deepcopy(G).eval()  # what is drawn, judged and saved
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
-    optim_G = torch.optim.Adam(G.parameters(), args.lr_G, **adam)  # to-do 17
+    optim_G = torch.optim.Adam(G.parameters(), args.lr_G, **adam)  # to-do 14
     adam["weight_decay"] = args.weight_decay  # with 0, AdamW is the document's Adam
-    optim_D = torch.optim.AdamW(D.parameters(), args.lr_D, **adam)  # to-do 18
+    optim_D = torch.optim.AdamW(D.parameters(), args.lr_D, **adam)  # to-do 15
     loss_func = nn.BCELoss()
     fixed_noise = torch.randn(64, input_dim).to(device)  # (the document: new each time)
 
     parts = {"G": G, "D": D, "average_G": average_G}
     with common.Run(args, **parts, optim_G=optim_G, optim_D=optim_D) as run:
-        # Run makes the writer, logs the losses, and calls writer.close(). (In the
-        # document, only section 3 makes one. Its main, as listed, is a NameError.)
+        # Section 3 is in common.Run: SummaryWriter, add_scalar (loss/D, loss/G), close.
+        # (In the document, only section 3 makes a writer. Its main is a NameError.)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that add_graph traces in an old way
             # 思考题 3: in TensorBoard's tab Graphs, double-click Sequential: see G, D.
             run.writer.add_graph(nn.Sequential(OrderedDict(G=G, D=D)), fixed_noise)
+        run.levels = {
+            "loss_D": {"D says 0.5 to all: 2 ln 2, the sum": 1.386},
+            "loss_G": {"D says 0.5 to all: ln 2": 0.693},
+            "fd": {"training images": 2, "good": 9},
+        }
         for _ in run.epochs():
             for (real_images,) in run.minibatches(images):  # (128, 784)
-                n = len(real_images)  # at last 96, where the document makes 128 fakes
+                n = len(real_images)  # the last has 96; the document makes 128 fakes
                 loss_D = train_discriminator(
                     real_images, D, G, loss_func, optim_D, n, input_dim, device
                 )
                 loss_G = train_generator(D, G, loss_func, optim_G, n, input_dim, device)
-                common.update_average(average_G, G, run.step if args.average else 1)
                 run.log(loss_D=loss_D, loss_G=loss_G)
-                if run.step % 100 == 0:
-                    run.report()  # print the means, and write them for TensorBoard
-            with torch.no_grad():
-                fake_images = average_G(fixed_noise).view(-1, 1, 28, 28)
-            img_grid = make_grid(fake_images, normalize=True)  # 8 rows of 8
-            run.writer.add_image("Generated Images", img_grid, run.step)
-            save_image(img_grid, run.sample)
-            if run.epoch % 5 == 0:  # for losses.png; the document has no score
-                run.log(fd=score(average_G, input_dim, device, args.unit_range)["fd"])
+                if args.average:
+                    common.update_average(average_G, G, run.step)
+                else:
+                    average_G.load_state_dict(G.state_dict())
+                if run.due:  # after each epoch, as in the document, and some before
+                    with torch.no_grad():
+                        fake_images = average_G(fixed_noise).view(-1, 1, 28, 28)
+                    img_grid = make_grid(fake_images, normalize=True)  # 8 rows of 8
+                    run.writer.add_image("Generated Images", img_grid, run.step)
+                    save_image(img_grid, run.sample)
+            if run.epoch % 5 == 0 or run.is_last_epoch:
+                # for losses.png; the document has no score
+                run.log(fd=score(average_G, input_dim, args.unit_range, device)["fd"])
 
-        run.export(nn.Sequential(average_G, nn.Unflatten(1, (1, 28, 28))), fixed_noise)
-        lines = {"loss_D": (1.386, "2 ln 2: D says 0.5"), "loss_G": (0.693, "ln 2")}
-        result = score(average_G, input_dim, device, args.unit_range)
-        return run.finish(result, ABOUT, lines)
+    quality = score(average_G, input_dim, args.unit_range, device)
+    return run.finish(quality, ABOUT)
 
 
 if __name__ == "__main__":  # 执行main()函数

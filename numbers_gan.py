@@ -1,19 +1,21 @@
 """A GAN that names numbers with a pattern: multiples of 5, odd numbers, ...
 
-Mirrors document 4, 3.5, and exercise 3.4. At first G names any numbers. After a few
-thousand epochs, of one step each, only those of the pattern are left: ten seconds.
+Mirrors document 4, 3.5, and exercise 3.4. At first G names any numbers. After
+a thousand epochs, of one step each, only those of the pattern are left. To
+name all of them equally often takes thousands more: ten seconds.
 
-    python numbers_gan.py                              # multiples of 5
-    python numbers_gan.py --multiple 3                 # exercise 3.4
-    python numbers_gan.py --multiple 2 --remainder 1   # odd numbers
-    python numbers_gan.py --resume runs/numbers_gan/1/checkpoint.pt --epochs 20000
+    python numbers_gan.py                             # multiples of 5
+    python numbers_gan.py --multiple 3                # exercise 3.4
+    python numbers_gan.py --multiple 2 --remainder 1  # odd numbers
+    python numbers_gan.py --resume runs/numbers_gan/1/checkpoint.pt
     python numbers_gan.py --generate runs/numbers_gan/1/checkpoint.pt --n 20
-    python numbers_gan.py --document                   # the document's own recipe
+    python numbers_gan.py --document                  # the document's settings
 
-Open training.gif: how often each number comes. The run ends with silent, the share of
-vectors that are all zeros and name no number (usual: 0.01). Of the others, fit is the
-share of right numbers, appear the share of possible ones that come up (best: 1 and 1);
-rarest and commonest compare the extremes with a fair share. What next? --no-average.
+Open new_data.png and training.gif: how often each number comes. The run ends
+with silent, the share of vectors that name no number (usual: 0.01). Of the
+others, fit is the share of right numbers, appear the share of the possible
+ones that come up (best: 1 and 1); rarest and commonest compare the extremes
+with a fair share. What next? --no-average: see lesson 6.
 """
 
 # 文档 4：第三章：生成对抗网络：形状和数量生成
@@ -22,23 +24,25 @@ import argparse
 import copy
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import common
-from curve_gan import EarlyStop  # the same class as in 3.3.3, says the document
 
 # What --document brings back. rarest with only this brought back (seed 0; else 0.58).
 DOCUMENT = {
-    "beta1": 0.9,  # rarest 0.26: the other net has changed; old gradients mislead
-    "average": False,  # rarest 0.12: G circles its goal; the average is nearer
-    "watch": "remainder",  # the document's stop: see distance
+    "beta1": 0.9,  # rarest 0.26: see lesson 2
+    "average": False,  # rarest 0.12: see lesson 6
+    "watch": "remainder",  # the document's stop: see distance, and lesson 7
     "patience": 800,
 }  # fit, appear, rarest, worst of seeds 0 to 9: 0.994, 0.85, 0; by default 1, 1, 0.48
-ABOUT = {"silent": "share of vectors that name no number"}
-ABOUT["fit"] = "share of right numbers among the others; 1 is best"
-ABOUT["appear"] = "share of the possible numbers that came up; 1 is best"
-ABOUT["rarest"] = "frequency of the rarest of them; 1 is fair"
-ABOUT["commonest"] = "frequency of the commonest; 1 is fair"
+ABOUT = {
+    "silent": "share of vectors that name no number; usual: 0.01",
+    "fit": "share of right numbers among the others; 1 is best",
+    "appear": "share of the possible numbers that came up; 1 is best",
+    "rarest": "frequency of the rarest of them; 1 is fair",
+    "commonest": "frequency of the commonest; 1 is fair",
+}
 
 
 # %% 3.5.1
@@ -74,7 +78,8 @@ def data_to_num(data):
 
 def Discriminator():
     """Vectors (n, 100) to the probability of being real (n, 1)."""
-    # Linear, D sees only the mean of fakes. So some may be zeros, if others are larger.
+    # D adds up its inputs, each by its weight. So it can tell how often each number
+    # comes on average, but not whether one vector names one number or none.
     return nn.Sequential(nn.Linear(100, 1), nn.Sigmoid())
 
 
@@ -107,6 +112,30 @@ def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
     return generated_data.detach(), (real_loss + fake_loss).detach(), loss_G.detach()
 
 
+class EarlyStop:
+    """The same class as in 3.3.3: stop says True after `patience` calls in vain."""
+
+    def __init__(self, patience=1000):
+        self.patience = patience
+        self.steps = 0  # calls since the smallest gdif
+        self.min_gdif = float("inf")
+
+    def stop(self, gdif):
+        if gdif < self.min_gdif:
+            self.min_gdif = gdif
+            self.steps = 0
+        else:
+            self.steps += 1
+        return self.steps >= self.patience
+
+    def state_dict(self):  # for --resume, which may raise patience
+        return {"steps": self.steps, "min_gdif": self.min_gdif}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+        self.min_gdif = state["min_gdif"]
+
+
 # The trap of the document's gdif: ten lucky numbers make 0, which can never improve. So
 # the stop comes 800 epochs later. And a G that only says 0 is perfect.
 def distance(generated_data, multiple, remainder):
@@ -118,53 +147,87 @@ def distance(generated_data, multiple, remainder):
     return remainders.float().square().mean().item()
 
 
+def count(generated_data, multiple, remainder):
+    """Vectors (n, 100): how many name a number; shares of them, of each in the pattern."""
+    nums = data_to_num(generated_data).cpu()
+    said = nums[nums >= 0]
+    counts = said.bincount(minlength=100)[remainder::multiple]
+    return len(said), counts / max(len(said), 1)
+
+
 def variation(generated_data, multiple, remainder):
     """Our gdif: the share of vectors (n, 100) to change for a perfect result."""
-    nums = data_to_num(generated_data).cpu()
-    shares = nums[nums >= 0].bincount(minlength=100)[remainder::multiple] / len(nums)
-    return (1 / len(shares) - shares).clamp(min=0).sum().item()  # what they lack
+    said, shares = count(generated_data, multiple, remainder)
+    fair = 1 / len(shares)
+    lacks = fair - shares * said / len(generated_data)
+    return lacks.clamp(min=0).sum().item()
 
 
 # %% The score, a picture, the options
 def score(generated_data, multiple, remainder):
     """Judge vectors (n, 100), n in the thousands. See ABOUT."""
-    nums = data_to_num(generated_data)
-    said = nums[nums >= 0]
-    shares = said.bincount(minlength=100)[remainder::multiple] / max(len(said), 1)
-    score = {"silent": 1 - len(said) / len(nums), "fit": shares.sum().item()}
-    score["appear"] = (shares > 0).float().mean().item()
-    score["rarest"] = shares.min().item() * len(shares)
-    return score | {"commonest": shares.max().item() * len(shares)}
+    said, shares = count(generated_data, multiple, remainder)
+    return {
+        "silent": 1 - said / len(generated_data),
+        "fit": shares.sum().item(),
+        "appear": (shares > 0).float().mean().item(),
+        "rarest": shares.min().item() * len(shares),
+        "commonest": shares.max().item() * len(shares),
+    }
 
 
 @torch.no_grad()
 def draw(title, generated_data, path, multiple, remainder):
     """Show how often each number comes in vectors (n, 100)."""
-    nums, possible = data_to_num(generated_data).cpu(), range(remainder, 100, multiple)
+    nums = data_to_num(generated_data).cpu()
     shares = nums[nums >= 0].bincount(minlength=100).numpy() / len(nums)
-    axes = common.Figure(figsize=(8, 4), dpi=80, layout="constrained").subplots()
+    silent = (nums < 0).float().mean()
+    possible = range(remainder, 100, multiple)
+    top = 4 / len(possible)
+    fig = Figure(figsize=(8, 4), dpi=80, layout="constrained")
+    axes = fig.subplots()
     axes.bar(range(100), shares, color="r", label="wrong")
     axes.bar(possible, shares[possible], color="g", label="right")  # over the red ones
     axes.axhline(1 / len(possible), color="grey", ls=":", label="fair share")
-    axes.set(xlabel="number", ylabel="share", ylim=(0, 4 / len(possible)))
-    axes.set_title(f"{title}: {(nums < 0).float().mean():.1%} name no number")
-    axes.legend(loc="upper right")
-    axes.figure.savefig(path)
+    axes.set(xlabel="number", ylabel="share", xlim=(-1, 100), ylim=(0, top))
+    for number in (shares > top).nonzero()[0]:
+        text = f"{shares[number]:.2f}"  # the bar is cut off
+        axes.text(number, top, text, ha="center", va="bottom", fontsize="x-small")
+    pattern = f"{possible[0]}, {possible[1]}, ..." if len(possible) > 1 else possible[0]
+    fig.suptitle(f"to learn: {pattern}   {title}: {silent:.1%} name no number")
+    fig.legend(loc="outside lower right", ncols=3)
+    fig.savefig(path)
+
+
+def remainder(text):
+    value = int(text)
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 99")
+    return value
 
 
 def parse(argv):
     parser = common.make_parser("numbers_gan", __doc__, epochs=10_000, batch_size=10)
-    add, number = parser.add_argument, common.number
-    add("--multiple", type=number(int, 1, 100), default=5, help="of this")  # 练习 3.4
-    add("--remainder", type=number(int, 0, 100), default=0, help="plus this")
-    add("--lr", type=common.rate, default=0.0005, help="Adam's learning rate")
-    add("--beta1", type=common.fraction, default=0.5, help="Adam's first beta")
-    flag, watch = argparse.BooleanOptionalAction, ["variation", "remainder"]
+    add = parser.add_argument
+    flag = argparse.BooleanOptionalAction
+    size = common.positive_int
+    pattern = "learn the multiples of N"  # 练习 3.4
+    add("--multiple", type=size, default=5, metavar="N", help=pattern)
+    plus = "or those numbers plus N"
+    add("--remainder", type=remainder, default=0, metavar="N", help=plus)
+    rate = common.positive_float
+    add("--lr", type=rate, default=0.0005, metavar="X", help="Adam's learning rate")
+    share = common.fraction
+    add("--beta1", type=share, default=0.5, metavar="X", help="Adam's momentum")
     add("--average", action=flag, default=True, help="draw with the average of G")
-    add("--watch", choices=watch, default=watch[0], help="variation: every 100 epochs")
-    add("--patience", type=common.positive, default=60, help="looks with no progress")
-    add("--n", type=common.positive, default=10, help="numbers for --generate")
+    watch = ["variation", "remainder"]
+    add("--watch", choices=watch, default="variation", help="what stops the training")
+    patience = "stop after N looks without progress"
+    add("--patience", type=size, default=60, metavar="N", help=patience)
+    add("--n", type=size, default=10, metavar="N", help="numbers to --generate")
     args = common.parse(parser, argv, DOCUMENT)
+    if args.multiple > 99:
+        parser.error(f"--multiple {args.multiple} is not from 1 to 99")
     if args.remainder >= args.multiple:
         parser.error(f"--remainder {args.remainder} must be below --multiple")
     return args
@@ -172,13 +235,14 @@ def parse(argv):
 
 def generate(args):
     """--generate: print args.n numbers of a saved generator; draw their shares."""
-    G = Generator()
+    G = Generator().eval()
     G.load_state_dict(args.checkpoint["parts"]["average_G"])
     new_data = G(torch.randn((args.n, 100)))
-    path = common.new_folder(args) / "samples" / "generated.png"
-    draw(f"{args.n} vectors", new_data, path, args.multiple, args.remainder)
-    print(*("-" if x < 0 else x for x in data_to_num(new_data).tolist()))
-    print(path)
+    path = common.make_folder(args) / "samples" / "generated.png"
+    title = f"{args.n} vectors, seed {args.seed}"
+    draw(title, new_data, path, args.multiple, args.remainder)
+    common.say(f"{data_to_num(new_data)}  (-1: no number)")
+    common.say(path)
 
 
 # %% Listing 3.11
@@ -188,49 +252,66 @@ def main(argv=None):
     if args.generate:
         return generate(args)
 
+    device = args.device
     pattern = (args.multiple, args.remainder)
-    print(onehot_encoder(1, 5), onehot_to_int(int_to_onehot(75)))  # see 3.5.1
-    print(data_to_num(gen_batch(*pattern)))  # see 3.5.2
-    D, G = Discriminator().to(args.device), Generator().to(args.device)
-    average_G = copy.deepcopy(G)
-    loss_fn = nn.BCELoss()  # D says 0.5 to all: 2 ln 2 for D, ln 2 for G
-    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}
+    common.say(onehot_encoder(1, 5))  # see 3.5.1
+    common.say(onehot_to_int(int_to_onehot(75)))
+    common.say(data_to_num(gen_batch(*pattern)))  # see 3.5.2
+    D = Discriminator().to(device)
+    G = Generator().to(device)
+    average_G = copy.deepcopy(G).eval()  # what is drawn, judged and saved
+    loss_fn = nn.BCELoss()
+    adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}  # fused: faster
     optimD = torch.optim.Adam(D.parameters(), **adam)
     optimG = torch.optim.Adam(G.parameters(), **adam)
     stopper = EarlyStop(args.patience)
-    fixed_noise = torch.randn((4096, 100)).to(args.device)  # for the stop, and to draw
+    fixed_noise = torch.randn((4096, 100)).to(device)  # for the stop, and to draw
 
     parts = {"D": D, "G": G, "average_G": average_G, "stopper": stopper}
     with common.Run(args, **parts, optimD=optimD, optimG=optimG) as run:
-        stopper.patience = args.patience  # --resume may have raised it
+        run.levels = {
+            "loss_D": {"D says 0.5 to all: 2 ln 2, the sum": 1.386},
+            "loss_G": {"D says 0.5 to all: ln 2": 0.693},
+        }
         for i in run.epochs(every=500):  # an epoch is one update, as in the document
-            batch = gen_batch(*pattern, args.batch_size).to(args.device)
-            for (real,) in run.minibatches(batch):  # all 10 of them, at once
-                generated_data, *losses = train_D_G(real, D, G, loss_fn, optimD, optimG)
-                run.log(loss_D=losses[0], loss_G=losses[1])  # (its gloss, dloss stay 0)
-            common.update_average(average_G, G, run.step if args.average else 1)
-            if args.watch == "remainder":
-                stopper.stop(distance(generated_data, *pattern))
+            batch = gen_batch(*pattern, args.batch_size).to(device)
+            for (true_data,) in run.minibatches(batch):  # all 10 of them, at once
+                generated_data, loss_D, loss_G = train_D_G(
+                    true_data, D, G, loss_fn, optimD, optimG
+                )
+                run.log(loss_D=loss_D, loss_G=loss_G)  # (its gloss, dloss stay 0)
+                if args.average:
+                    common.update_average(average_G, G, run.step)
+                else:
+                    average_G.load_state_dict(G.state_dict())
+                if run.due:
+                    common.say(data_to_num(generated_data))  # -1: no number
+                    draw(f"epoch {i}", average_G(fixed_noise), run.sample, *pattern)
+            if args.watch == "remainder":  # the document's
+                dis = distance(generated_data, *pattern)
+                if stopper.stop(dis):
+                    run.stop = f"no better for {stopper.steps} epochs; raise --patience"
             elif i % 100 == 0:
                 dis = variation(average_G(fixed_noise), *pattern)
-                stopper.stop(dis)
                 run.log(variation=dis)
-            if stopper.steps >= stopper.patience:
-                run.stop = f"no better for {stopper.steps} looks; raise --patience"
-            if i % 50 == 1:
-                print(data_to_num(generated_data))  # -1: no number
-            if run.due or run.stop:
-                draw(f"epoch {i}", average_G(fixed_noise), run.sample, *pattern)
+                if stopper.stop(dis):
+                    run.stop = f"no better for {stopper.steps} looks; raise --patience"
 
-        # 3.5.4. TorchScript is deprecated, so torch.export. It is in eval mode already.
-        run.export(average_G, fixed_noise)
-        with (run.folder / "generator.pt2").open("rb") as file:
-            new_G = torch.export.load(file).module()
-        new_data = new_G(torch.randn((10_000, 100)))  # from other noise
-        print(data_to_num(new_data[:10]))
-        draw("new data", new_data, run.folder / "new_data.png", *pattern)
-        lines = {"loss_D": (1.386, "2 ln 2: D says 0.5"), "loss_G": (0.693, "ln 2")}
-        return run.finish(score(new_data, *pattern), ABOUT, lines)
+        draw(f"epoch {run.epoch}", average_G(fixed_noise), run.sample, *pattern)
+
+    # 3.5.4. TorchScript is deprecated, so torch.export.
+    common.say("Saving G")
+    path = run.folder / "generator.pt2"
+    rows = ({0: torch.export.Dim("n")},)  # any number of them
+    example = torch.randn((2, 100))
+    net = average_G.cpu()
+    torch.export.save(torch.export.export(net, (example,), dynamic_shapes=rows), path)
+    new_G = torch.export.load(path).module()  # it is in eval mode already
+    new_data = new_G(torch.randn((10_000, 100)))  # from other noise
+    common.say(data_to_num(new_data[:10]))
+    path = run.folder / "new_data.png"
+    draw("new data", new_data, path, *pattern)
+    return run.finish(score(new_data, *pattern), ABOUT, path.name)
 
 
 if __name__ == "__main__":

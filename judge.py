@@ -1,0 +1,105 @@
+"""The judge behind fd, a classifier of digits: what FID is to photographs.
+
+    python judge.py  # train it again: data/judge.pt, a minute
+
+It learns from the 60,000 training images, each minibatch shifted by up to two
+pixels. It prints the share of the 10,000 test images that it reads right, and
+fd of the first and of the last 10,000 training images. No generator sees it
+in training.
+"""
+
+import torch
+from torch import nn
+
+import common
+
+PATH = common.DATA / "judge.pt"
+
+
+def make_judge():
+    """A classifier of images (n, 1, 28, 28) in [-1, 1]. net[:-1] makes its features."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+@torch.no_grad()
+def assess(images, test_images=None):
+    """Images (n, 1, 28, 28) in [-1, 1] to fd, and to the digits (n,) that they show.
+
+    fd is the Frechet distance (Heusel et al., 2017, but by the judge's features) from
+    MNIST's test images or, if given, from test_images.
+    """
+    state = torch.load(PATH, weights_only=True)
+    mean = state.pop("mean")  # of the features of MNIST's test images
+    covariance = state.pop("covariance")
+    net = make_judge()
+    net.load_state_dict(state)
+    if test_images is not None:
+        mean, covariance = moments(net[:-1](test_images.cpu()))
+    features = net[:-1](images.cpu())
+    digits = net[-1](features).argmax(1)
+    return frechet_distance(features, mean, covariance), digits
+
+
+def moments(points):
+    """Points (n, d) to their mean (d,) and covariance (d, d), in float64."""
+    points = points.cpu().double()
+    return points.mean(0), points.T.cov()
+
+
+def frechet_distance(points, mean, covariance):
+    """Squared 2-Wasserstein distance of points (n, d), as a Gaussian, from another."""
+    our_mean, our_covariance = moments(points)
+    covariance = covariance.double()
+    eigenvalues = torch.linalg.eigvals(our_covariance @ covariance).real
+    roots = eigenvalues.clamp(min=0).sqrt()
+    spread = (our_covariance + covariance).trace() - 2 * roots.sum()
+    distance = (our_mean - mean).square().sum() + spread
+    return max(distance.item(), 0.0)
+
+
+def main(epochs=10, batch_size=128, lr=0.003):
+    torch.manual_seed(0)
+    images, labels = common.load_mnist()
+    images = images.unsqueeze(1) / 127.5 - 1  # (60000, 1, 28, 28), in [-1, 1]
+    net = make_judge()
+    optimizer = torch.optim.AdamW(net.parameters(), lr, fused=True)
+    steps = epochs * -(-len(images) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for epoch in range(1, epochs + 1):
+        right = 0
+        for rows in torch.randperm(len(images)).split(batch_size):
+            shift = torch.randint(-2, 3, (2,)).tolist()
+            logits = net(images[rows].roll(shift, (2, 3)))
+            loss = nn.functional.cross_entropy(logits, labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            right += (logits.argmax(1) == labels[rows]).sum().item()
+        print(f"epoch {epoch}: reads {right / len(images):.2%}", flush=True)
+
+    test_images, test_labels = common.load_mnist(train=False)
+    test_images = test_images.unsqueeze(1) / 127.5 - 1
+    state = net.half().state_dict()  # a small file
+    with torch.no_grad():  # by the rounded weights
+        mean, covariance = moments(net.float()[:-1](test_images))
+    state["mean"] = mean.float()
+    state["covariance"] = covariance.float()
+    common.write_whole(PATH, common.to_bytes(state))
+    _, digits = assess(test_images)
+    print(f"reads {(digits == test_labels).float().mean():.2%} of the test images")
+    for part in (images[:10_000], images[-10_000:]):
+        print(f"fd of 10,000 training images: {assess(part)[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
