@@ -194,7 +194,7 @@ def save_rows(imgs, names, path):
     grid = make_grid(imgs, nrow=10, normalize=True, value_range=(-1, 1)).cpu()
     fig = Figure((8, 0.68 * len(names)), layout="constrained")
     axes = fig.subplots()
-    axes.imshow(grid.permute(1, 2, 0))
+    axes.imshow(grid.permute(1, 2, 0).numpy())
     row = grid.shape[1] / len(names)  # its height
     axes.set_yticks(torch.arange(len(names)) * row + row / 2, names)
     axes.set_xticks([])

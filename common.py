@@ -169,6 +169,7 @@ def load_mnist(train=True):
     n is 60,000, or 10,000 if train is False.
     """
     part = "train" if train else "t10k"
+    say(f"Loading MNIST ({part})")
     images = read_archive(f"{part}-images-idx3-ubyte.gz", header=16)
     labels = read_archive(f"{part}-labels-idx1-ubyte.gz", header=8)
     return images.view(-1, 28, 28), labels.long()
@@ -314,7 +315,7 @@ class Run:
         if error is None or isinstance(error, KeyboardInterrupt):
             self.draw()
         self.writer.close()
-        if error is None:
+        if error is None or isinstance(error, SystemExit):
             return
         go_on = "nothing is saved"
         if self.checkpoint.exists():
@@ -383,10 +384,10 @@ class Run:
             )
             if ends_run:
                 self.stop = f"--max-steps {self.args.max_steps}"
+                self.cut = not ends_epoch
             yield [tensor[rows] for tensor in tensors]
             self.move_bar(i / len(minibatches))
             if ends_run:
-                self.cut = not ends_epoch
                 return
 
     def check_steps(self):
@@ -440,14 +441,13 @@ class Run:
         raise SystemExit(message)
 
     def largest_weight(self):
-        largest = 0.0
+        """The largest weight of all nets, or NaN if one is NaN."""
+        sizes = [torch.tensor(0.0)]
         for part in self.parts.values():
             if isinstance(part, nn.Module):
                 for weight in part.parameters():
-                    size = weight.detach().abs().max().item()
-                    if not size <= largest:  # larger, or NaN
-                        largest = size
-        return largest
+                    sizes.append(weight.detach().abs().max().cpu())
+        return torch.stack(sizes).max().item()
 
     def move_bar(self, done):
         """Draw the bar, at most five times a second. done: the part of this epoch."""
@@ -495,7 +495,7 @@ class Run:
         for path in pictures:
             say(f"  {path}")
         say(f"More samples: {self.how_to('--generate')} --seed 1")
-        for name, value in score.items():
+        for name, value in json.loads(text)["score"].items():
             values = value if isinstance(value, list) else [value]
             words = " ".join(f"{number:.3g}" for number in values)
             say(f"{name}: {words} ({about.get(name, 'see the script')})")
@@ -567,9 +567,9 @@ def check_readable(kind, values):
 
 
 def to_plain(value):
-    """A number of NumPy or a tensor for JSON; all else as a string."""
-    if hasattr(value, "item"):
-        return value.item()
+    """NumPy's numbers and tensors as numbers for JSON; all else as a string."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
     return str(value)
 
 
@@ -635,10 +635,11 @@ def plot_curve(axes, name, means, levels):
     for style, (meaning, level) in zip([":", "--", "-."], levels.items()):
         color = line.get_color()
         axes.axhline(level, color=color, linestyle=style, label=meaning)
-    values += levels.values()
-    if min(values) > 0 and max(values) > 30 * min(values):
+    if name.startswith("loss") or min(values) <= 0:
+        return
+    if max(values) > 30 * min(values):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
         axes.yaxis.set_major_formatter("{x:g}")  # 40, not 4 x 10^1
         axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -660,7 +661,7 @@ def make_film(folder):
     )
     write_whole(folder / "training.gif", film.getvalue())
     n = len(frames)
-    four = [frames[0], frames[n // 4], frames[n // 2], frames[-1]]
+    four = [frames[0], frames[n // 6], frames[n // 3], frames[-1]]
     width, height = frames[0].size
     strip = Image.new("RGB", (4 * width + 60, height), "white")
     for i, frame in enumerate(four):

@@ -40,7 +40,8 @@ def assess(images, test_images=None):
     state = torch.load(PATH, weights_only=True)
     mean = state.pop("mean")  # of the features of MNIST's test images
     covariance = state.pop("covariance")
-    net = make_judge()
+    with torch.random.fork_rng(devices=[]):  # to judge changes no training
+        net = make_judge()
     net.load_state_dict(state)
     if test_images is not None:
         mean, covariance = moments(net[:-1](test_images.cpu()))

@@ -9,7 +9,7 @@ name all of them equally often takes thousands more: ten seconds.
     python numbers_gan.py --multiple 2 --remainder 1  # odd numbers
     python numbers_gan.py --resume runs/numbers_gan/1/checkpoint.pt
     python numbers_gan.py --generate runs/numbers_gan/1/checkpoint.pt --n 20
-    python numbers_gan.py --document                  # the document's settings
+    python numbers_gan.py --document                 # the document's settings
 
 Open new_data.png and training.gif: how often each number comes. The run ends
 with silent, the share of vectors that name no number (usual: 0.01). Of the
