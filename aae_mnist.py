@@ -204,10 +204,12 @@ def save_rows(imgs, names, path):
 @torch.no_grad()
 def score(encoder, decoder, imgs):
     """Judge both by test images (n, 1, img_size, img_size). See ABOUT."""
-    with torch.random.fork_rng():  # always by the same random numbers
-        torch.manual_seed(0)
-        codes = encoder(imgs)  # (n, latent_dim)
-        z = torch.randn_like(codes)
+    device = imgs.device.type
+    states = common.get_random_states(device)
+    torch.manual_seed(0)  # always the same random numbers
+    codes = encoder(imgs)  # (n, latent_dim)
+    z = torch.randn_like(codes)
+    common.set_random_states(states, device)  # training goes on with its own
     latent_dim = codes.shape[1]
     mean = torch.zeros(latent_dim)
     covariance = torch.eye(latent_dim)
@@ -274,7 +276,7 @@ def main(argv=None):
             "error": {"good": 0.07},
             "fd": {"training images": 2, "good": 16},
         }
-        for _ in run.epochs():
+        for epoch in run.epochs():
             for (real_imgs,) in run.minibatches(images):  # (64, 1, 32, 32)
                 # Adversarial ground truths. (Tensor(n, 1).fill_(1.0) is ones(n, 1).)
                 # The document's text says: real data 1, generated 0. But D judges
@@ -311,7 +313,7 @@ def main(argv=None):
                     average_decoder.load_state_dict(decoder.state_dict())
                 if run.due or run.step % opt.sample_interval == 0:
                     sample_image(average_decoder, fixed_z, run.sample)
-            if run.epoch % 5 == 0 or run.is_last_epoch:
+            if epoch % 5 == 0 or run.is_last_epoch:
                 quality = score(average_encoder, average_decoder, test_imgs)
                 run.log(error=quality["error"], fd=quality["fd"])
         path = run.folder / "reconstructions.png"

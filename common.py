@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import math
+import re
 import shlex
 import sys
 import tempfile
@@ -106,10 +107,10 @@ def parse(parser, argv, document, largest_batch=60_000, smallest_batch=1):
     argv: words or a string; None: the command line, but only if the script was
     started as a program. In a notebook or a console it is not the script's.
     """
-    script = inspect.currentframe().f_back.f_code.co_filename  # it calls parse
+    caller = inspect.currentframe().f_back.f_code.co_filename  # the script's file
     if isinstance(argv, str):
         argv = shlex.split(argv)
-    elif argv is None and Path(script).resolve() == Path(sys.argv[0]).resolve():
+    elif argv is None and Path(caller).resolve() == Path(sys.argv[0]).resolve():
         argv = sys.argv[1:]
         parser.set_defaults(command=f"python {shlex.quote(sys.argv[0])}")
     elif argv is None:
@@ -260,7 +261,7 @@ class Run:
         for epoch in run.epochs(every=5):
             for (x,) in run.minibatches(data):
                 run.log(loss_G=train(x))  # a tensor or a number
-                if run.due:  # after steps 1, 10, 30, 100, 300, then every 5th epoch
+                if run.due:  # after steps 1, 10, 30, 100, 300, epochs 1, 5, 10, ...
                     draw(G, run.sample)
             if good_enough(G):
                 run.stop = "it is good enough"
@@ -282,7 +283,7 @@ class Run:
         self.saved_step = 0  # when checkpoint.pt was written
         self.cut = False  # did --max-steps end within an epoch?
         self.stop = ""  # why to end early
-        self.kept = 0  # the epoch of the net that is saved, if it is not the last
+        self.kept = 0  # the epoch of the net that is saved; 0: the last
         self.levels = {}  # in losses.png: {name: {what it means: level}}
         if args.checkpoint:
             self.load(args.checkpoint)
@@ -295,6 +296,7 @@ class Run:
         self.writer = SummaryWriter(self.folder, purge_step=self.step + 1)
         self.bar = tqdm(
             total=1.0,
+            initial=self.part_done(0.0),
             bar_format="{desc}|{bar}| {elapsed}, {remaining} left{postfix}",
             disable=None,  # only in a terminal
             leave=False,
@@ -323,7 +325,10 @@ class Run:
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(f"stopped in epoch {self.epoch}: {go_on}") from None
         print(f"In epoch {self.epoch}, step {self.step}: {go_on}", file=sys.stderr)
-        largest = self.largest_weight()
+        try:
+            largest = self.largest_weight()
+        except RuntimeError:  # after some errors a GPU refuses everything
+            largest = math.nan
         if not largest < 1e4:
             hint = "try a lower learning rate"
             print(f"The largest weight is {largest:.3g}: {hint}", file=sys.stderr)
@@ -361,7 +366,8 @@ class Run:
                 self.save()
         self.bar.close()
         why = self.stop or f"--epochs {last}; to go on, raise it"
-        say(f"Stopped after epoch {self.epoch}: {why}. Judging ...")
+        where = "in" if self.cut else "after"
+        say(f"Stopped {where} epoch {self.epoch}: {why}. Judging ...")
 
     def minibatches(self, *tensors):
         """Yield --batch-size rows of each tensor at a time, shuffled, then the rest.
@@ -425,7 +431,7 @@ class Run:
             if not math.isfinite(mean):
                 self.refuse(name, mean)
             self.history.setdefault(name, {})[self.epoch] = mean
-            tag = name.replace("loss_", "loss/")  # loss/D, loss/G share a chart
+            tag = name.replace("loss_", "loss/")  # side by side, in one group
             self.writer.add_scalar(tag, mean, self.step)
         if self.sample.exists():
             picture = numpy.array(Image.open(self.sample).convert("RGB"))
@@ -447,7 +453,7 @@ class Run:
             if isinstance(part, nn.Module):
                 for weight in part.parameters():
                     sizes.append(weight.detach().abs().max().cpu())
-        return torch.stack(sizes).max().item()
+        return torch.stack(sizes).max().item()  # NaN, if one is NaN
 
     def move_bar(self, done):
         """Draw the bar, at most five times a second. done: the part of this epoch."""
@@ -455,13 +461,15 @@ class Run:
         if self.bar.disable or now < self.shown + 0.2:
             return
         self.shown = now
-        part = (self.epoch - 1 + done) / self.args.epochs
-        if self.args.max_steps:
-            begun = self.last_step - self.args.max_steps
-            part = max(part, (self.step - begun) / self.args.max_steps)
         self.bar.set_postfix_str(self.in_words(self.means()), refresh=False)
-        self.bar.n = part
+        self.bar.n = self.part_done(done - 1)
         self.bar.refresh()
+
+    def part_done(self, epochs):
+        """The part of the whole run, or of --max-steps, that is done."""
+        if self.args.max_steps:
+            return 1 - (self.last_step - self.step) / self.args.max_steps
+        return (self.epoch + epochs) / self.args.epochs
 
     def draw(self):
         """Draw losses.png, training.gif and training.png."""
@@ -499,7 +507,7 @@ class Run:
             values = value if isinstance(value, list) else [value]
             words = " ".join(f"{number:.3g}" for number in values)
             say(f"{name}: {words} ({about.get(name, 'see the script')})")
-        if self.args.max_steps:
+        if self.args.max_steps and self.step <= self.args.max_steps:
             say("This was a quick try: its scores say nothing yet.")
         show(first)
         return score
@@ -516,7 +524,7 @@ class Run:
         self.seconds = time.perf_counter() - self.begun
         checkpoint = {
             "args": args,
-            "epoch": self.epoch - 1 if self.cut else self.epoch,  # it begins anew
+            "epoch": self.epoch - 1 if self.cut else self.epoch,  # a cut one: anew
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
@@ -539,6 +547,8 @@ class Run:
         self.history = checkpoint["history"]
         self.kept = checkpoint["kept"]
         for name, part in self.parts.items():
+            if name not in checkpoint["parts"]:
+                raise KeyError(f"{name} is not in the checkpoint: start a new run")
             part.load_state_dict(checkpoint["parts"][name])
         unchanged = True
         for name, value in checkpoint["args"].items():
@@ -674,13 +684,14 @@ def make_film(folder):
 def read_frames(folder):
     """Read the pictures of a folder, in the order of their steps.
 
-    Each has at least a tenth more steps than the one before, but the last one, which
-    stays: changes are fast at first.
+    Each has at least a tenth more steps than the one before: changes are fast at
+    first. The last one always stays.
     """
     paths = {}  # {(step, epoch): path}
     for path in folder.glob("epoch_*_step_*.png"):
-        _, epoch, _, step = path.stem.split("_")
-        paths[int(step), int(epoch)] = path
+        numbers = re.fullmatch(r"epoch_(\d+)_step_(\d+)", path.stem)
+        if numbers:
+            paths[int(numbers[2]), int(numbers[1])] = path
     frames = []
     last_step = 0
     for step, epoch in sorted(paths):
@@ -724,11 +735,11 @@ def save_grid(grid, path, title):
 
 # %% The average of a net
 def update_average(average, net, step):
-    """Move the average towards the net: about the mean of the last 15th of its steps.
+    """Move the average a part of the way to the net. Call it after each step.
 
-    Its weight is 14 / (14 + t) at t = step // 10, so at first it is a copy (Karras et
-    al., 2024, arXiv 2312.02696). After the first nine steps, one of ten counts: that
-    tells as much, and costs less.
+    The part is 14 / (14 + t), t = step // 10: so late steps count most, and their mean
+    age is a 15th of all steps (Karras et al., 2024, arXiv 2312.02696). The first nine
+    steps copy. Then every tenth counts: that tells as much, and costs less.
     """
     if step < 1:
         raise RuntimeError(NO_STEP)

@@ -12,7 +12,7 @@ becomes an arc, and the arc finds the curve. It takes a minute.
 Open new_data.png, then training.gif. The run ends with error, in y (good:
 below 0.002), least and most, the points in the emptiest and the fullest tenth
 of x (good: above 0.5, below 2), and outside, the points beyond the range of x
-(good: below 0.02). What next? --watch error: see lesson 7.
+(good: below 0.02). What next? --document: see lesson 7.
 """
 
 # 文档 4：第三章：生成对抗网络：形状和数量生成
@@ -91,11 +91,16 @@ def unscale(points, middle, unit):
     return points * unit + middle
 
 
-def middle_and_unit(curve):
-    """The middle of a figure's axes (2,), and a sixth of their lengths (2,)."""
+def middle_and_unit(curve, scaled, device="cpu"):
+    """The middle of a figure's axes (2,), and a sixth of their lengths (2,).
+
+    If not scaled, points stay as they are: 0 and 1.
+    """
+    if not scaled:
+        return torch.zeros(2, device=device), torch.ones(2, device=device)
     _, _, (x_low, x_high), (y_low, y_high) = CURVES[curve]
-    low = torch.tensor([x_low, y_low])
-    high = torch.tensor([x_high, y_high])
+    low = torch.tensor([x_low, y_low], device=device)
+    high = torch.tensor([x_high, y_high], device=device)
     return (low + high) / 2, (high - low) / 6
 
 
@@ -163,7 +168,7 @@ class EarlyStop:
 
 # The trap: performance is best while all points crowd at the flat left end of the
 # curve. There they have hardly any error. After that it never improves, so training
-# stops 1,000 epochs later, and the last G is saved. (Its 1,025 in the text is the last
+# stops 1,000 epochs later, and the last G is saved. (The text's 1,025 is the last
 # figure before the stop.) Ours sees how x is spread, too, and the best G is saved.
 @torch.no_grad()
 def quality(fake_samples, curve, train_data):
@@ -183,11 +188,12 @@ def quality(fake_samples, curve, train_data):
 
 
 def worst(error, least, most, outside):
-    """Our gdif: how far the worst of quality is from perfect, 1 at its limit."""
+    """Our gdif: each part of quality, 1 at its limit; the largest of them."""
     return max(error / 0.002, 2 * (1 - least), most - 1, outside / 0.02)
 
 
 # %% 3.4.1
+# The document's functions use globals. Here they are arguments.
 # Balance: D says 0.5 to all. Then each of the three losses is ln 2 = 0.69.
 def train_D_on_real(real_samples, real_labels, D, loss_fn, optimD):
     """Listing 3.6: update D on real points (batch, 2). Returns the loss."""
@@ -256,9 +262,7 @@ def parse(argv):
 @torch.no_grad()
 def generate(args):
     """--generate: draw args.n points of a saved generator, as picture and CSV."""
-    middle, unit = torch.zeros(2), torch.ones(2)
-    if args.scale:
-        middle, unit = middle_and_unit(args.curve)
+    middle, unit = middle_and_unit(args.curve, args.scale)
     G = Generator(args.latent_dim, args.negative_slope).eval()
     G.load_state_dict(args.checkpoint["parts"]["best_G"])
     new_data = unscale(G(torch.randn((args.n, args.latent_dim))), middle, unit)
@@ -268,6 +272,16 @@ def generate(args):
     path = folder / "generated.png"
     plot_data(create_data(args.curve), args.curve, path, title, new_data)
     common.say(f"{path}, {folder / 'generated.csv'}")
+
+
+@torch.no_grad()
+def make_samples(G, noise, middle, unit):
+    """Points (n, 2) of G, in the curve's units."""
+    mode = G.training
+    G.eval()  # for batch norm or dropout, if you add it
+    fake_samples = unscale(G(noise), middle, unit)
+    G.train(mode)
+    return fake_samples
 
 
 class InUnits(nn.Module):
@@ -294,12 +308,7 @@ def main(argv=None):
     curve = args.curve
     latent_dim = args.latent_dim
     train_data = create_data(curve).to(device)
-    middle = torch.zeros(2)
-    unit = torch.ones(2)
-    if args.scale:
-        middle, unit = middle_and_unit(curve)
-    middle = middle.to(device)
-    unit = unit.to(device)
+    middle, unit = middle_and_unit(curve, args.scale, device)
     scaled_data = scale(train_data, middle, unit)
 
     D = Discriminator(args.dropout, args.negative_slope).to(device)
@@ -307,9 +316,9 @@ def main(argv=None):
     best_G = copy.deepcopy(G).eval()
     loss_fn = nn.BCELoss()
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
+    decay = {"weight_decay": args.weight_decay}  # 0 makes AdamW the document's Adam
+    optimD = torch.optim.AdamW(D.parameters(), lr=args.lr_D, **adam, **decay)
     optimG = torch.optim.Adam(G.parameters(), lr=args.lr_G, **adam)
-    adam["weight_decay"] = args.weight_decay  # with 0, AdamW is the document's Adam
-    optimD = torch.optim.AdamW(D.parameters(), lr=args.lr_D, **adam)
     stopper = EarlyStop(args.patience)
     real_labels = torch.ones((args.batch_size, 1)).to(device)
     fake_labels = torch.zeros((args.batch_size, 1)).to(device)
@@ -326,7 +335,9 @@ def main(argv=None):
         plot_data(train_data, curve, run.folder / "data.png", f"${CURVES[curve][1]}$")
         common.say(f"Pairs (x, y), as in batch0:\n{train_data[:3]}")
         for epoch in run.epochs(every=25):
-            for (real_samples,) in run.minibatches(scaled_data):  # 16 of (128, 2)
+            # 3.2.2: as DataLoader, 16 minibatches (128, 2). (Another --batch-size may
+            # leave fewer rows for the last.)
+            for (real_samples,) in run.minibatches(scaled_data):
                 n = len(real_samples)
                 loss_D = train_D_on_real(
                     real_samples, real_labels[:n], D, loss_fn, optimD
@@ -339,32 +350,31 @@ def main(argv=None):
                 )
                 # (The document divides by the last index: 16/15 of the mean.)
                 run.log(loss_D=loss_D, loss_G=loss_G)
-                if run.due:
-                    with torch.no_grad():
-                        samples = unscale(G(fixed_noise[:128]), middle, unit)
+                if run.due:  # (the document draws the points of train_G)
+                    samples = make_samples(G, fixed_noise[:128], middle, unit)
                     test_epoch(epoch, samples, train_data, curve, run.sample)
             if args.watch == "error":  # the document's
                 gdif = performance(unscale(fake_samples, middle, unit), curve).item()
             else:
-                with torch.no_grad():
-                    samples = unscale(G(fixed_noise), middle, unit)
+                samples = make_samples(G, fixed_noise, middle, unit)
                 gdif = worst(**quality(samples, curve, train_data))
             if stopper.stop(gdif):
                 run.stop = f"no better for {stopper.steps} epochs; raise --patience"
-            if stopper.steps == 0 or args.watch == "error":  # it saves the last G
+            # The document saves the last G, not the best.
+            if stopper.steps == 0 or args.watch == "error":
                 best_G.load_state_dict(G.state_dict())
                 run.kept = epoch
             if run.epoch_is_due or run.stop:
                 run.log(gdif=gdif)
 
-        with torch.no_grad():  # the film ends on the generator that is saved
-            samples = unscale(best_G(fixed_noise[:128]), middle, unit)
+        # The film ends on the generator that is saved.
+        samples = make_samples(best_G, fixed_noise[:128], middle, unit)
         test_epoch(f"{run.kept}, saved", samples, train_data, curve, run.sample)
 
     # 3.4.2. TorchScript is deprecated, so torch.export.
     common.say(f"Saving G of epoch {run.kept}")
     path = run.folder / "generator.pt2"
-    net = InUnits(best_G, middle, unit).cpu()
+    net = InUnits(best_G, middle, unit).cpu().eval()
     rows = ({0: torch.export.Dim("n")},)  # any number of them
     example = torch.randn((2, latent_dim))
     torch.export.save(torch.export.export(net, (example,), dynamic_shapes=rows), path)

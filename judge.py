@@ -37,10 +37,13 @@ def assess(images, test_images=None):
     fd is the Frechet distance (Heusel et al., 2017, but by the judge's features) from
     MNIST's test images or, if given, from test_images.
     """
-    state = torch.load(PATH, weights_only=True)
+    try:
+        state = torch.load(PATH, weights_only=True)
+    except Exception as error:  # noqa: BLE001 (one of several, if it is damaged)
+        raise SystemExit(f"error: {PATH}: {error}. Try: git checkout data") from None
     mean = state.pop("mean")  # of the features of MNIST's test images
     covariance = state.pop("covariance")
-    with torch.random.fork_rng(devices=[]):  # to judge changes no training
+    with torch.random.fork_rng(devices=[]):  # a new net takes random numbers
         net = make_judge()
     net.load_state_dict(state)
     if test_images is not None:
@@ -57,7 +60,10 @@ def moments(points):
 
 
 def frechet_distance(points, mean, covariance):
-    """Squared 2-Wasserstein distance of points (n, d), as a Gaussian, from another."""
+    """Squared 2-Wasserstein distance of points (n, d) from N(mean, covariance).
+
+    The points count as a Gaussian: nothing but their mean and covariance matter.
+    """
     our_mean, our_covariance = moments(points)
     covariance = covariance.double()
     eigenvalues = torch.linalg.eigvals(our_covariance @ covariance).real

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import common
-import judge
+import judge  # for the distance of two Gaussians
 
 # What --document brings back. wasserstein_2 with it alone: median, worst (seeds 0-19).
 DOCUMENT = {
@@ -105,9 +105,9 @@ def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
     for w in Generator.parameters():
         nn.init.normal_(w, 0, 0.02)
     adam = {"betas": (beta1, 0.999), "fused": True}  # fused: the same Adam, faster
+    decay = {"weight_decay": weight_decay}  # with 0, AdamW is the document's Adam
+    trainer_D = torch.optim.AdamW(Discriminator.parameters(), lr=lr_D, **adam, **decay)
     trainer_G = torch.optim.Adam(Generator.parameters(), lr=lr_G, **adam)
-    adam["weight_decay"] = weight_decay  # with 0, AdamW is the document's Adam
-    trainer_D = torch.optim.AdamW(Discriminator.parameters(), lr=lr_D, **adam)
     fig = Figure(figsize=(5, 7.5), dpi=80)
     fig.subplots_adjust(left=0.13, right=0.96, bottom=0.07, top=0.95, hspace=0.3)
     axes = fig.subplots(2, 1)  # losses above, points below
@@ -136,12 +136,15 @@ def compute_losses(net_D, net_G, loss, trainer_D, trainer_G, latent_dim, data_it
 @torch.no_grad()
 def display_gen_dist(net_G, drawn, latent_dim, device):
     """Show 100 points of G. Noise: always the same (the document: new)."""
-    same = torch.Generator().manual_seed(0)
+    same = torch.Generator().manual_seed(0)  # PyTorch's word for random numbers
     Z = torch.normal(0.0, 1.0, size=(100, latent_dim), generator=same)
+    net_G.eval()  # for batch norm, if you add it
     drawn.set_offsets(net_G(Z.to(device)).cpu())
+    net_G.train()
 
 
 # %% 9 - Display the losses
+# (The document shows the figure live. Here main saves it, a frame of the film.)
 def display_losses(metrics, loss_D, loss_G, lines):
     """Keep the mean losses of an epoch, and draw those of all."""
     loss_D.append((metrics[0] / metrics[2]).item())
@@ -169,8 +172,11 @@ def score(net_G, data):
     """Compare 10,000 points of G, always of the same noise, with the data."""
     same = torch.Generator().manual_seed(0)
     Z = torch.normal(0.0, 1.0, (10_000, 2), generator=same).to(data.device)
+    net_G.eval()
+    synth_X = net_G(Z)
+    net_G.train()
     mean, covariance = judge.moments(data)
-    distance = judge.frechet_distance(net_G(Z), mean, covariance)
+    distance = judge.frechet_distance(synth_X, mean, covariance)
     return {"wasserstein_2": distance**0.5}
 
 
@@ -239,6 +245,7 @@ def main(argv=None):
             )
             display_losses(metrics, loss_D, loss_G, lines)
             run.log(loss_D=loss_D[-1], loss_G=loss_G[-1], **score(Gen, data))
+            # The document draws each epoch. That takes as long as to train.
             if epoch == 1 or epoch % 2 == 0 or run.is_last_epoch:
                 display_gen_dist(Gen, drawn, latent_dim, device)
                 axes[1].set_title(f"epoch {epoch}")

@@ -101,7 +101,7 @@ class Discriminator(nn.Module):
 @torch.no_grad()
 def score(generator, noise_dim, device):
     """Judge 10,000 images, always of the same noise. See ABOUT."""
-    same = torch.Generator().manual_seed(0)
+    same = torch.Generator().manual_seed(0)  # PyTorch's word for random numbers
     noise = torch.randn(10_000, noise_dim, generator=same).to(device)
     fd, digits = judge.assess(generator(noise))
     shares = digits.bincount(minlength=10) / len(digits)
@@ -165,7 +165,7 @@ def main(argv=None):
             "loss_D": {"D says 0.5 to all: ln 2, half the sum; loss_G, too": 0.693},
             "fd": {"training images": 2, "good": 6},
         }
-        for _ in run.epochs():
+        for epoch in run.epochs():
             for (real_imgs,) in run.minibatches(images):  # (64, 1, 28, 28), the last 32
                 batch_size = len(real_imgs)
                 real_targets = torch.ones(batch_size, 1, device=device)
@@ -185,7 +185,7 @@ def main(argv=None):
                 d_loss.backward()
                 optimizer_D.step()
 
-                # Train the generator by the D just updated. D should say 1 to fakes.
+                # Train the generator by the D just updated: it wants D to say 1.
                 # (The document's text has G minimise D's output: it has to maximise.)
                 optimizer_G.zero_grad()
                 new_fake_preds = discriminator(fake_imgs)
@@ -193,6 +193,7 @@ def main(argv=None):
                 g_loss.backward()  # D gets gradients, too; its zero_grad clears them
                 optimizer_G.step()
 
+                # Run prints the means of an epoch (document: every 100th step).
                 run.log(loss_D=d_loss, loss_G=g_loss)
                 if args.average:
                     common.update_average(average_G, generator, run.step)
@@ -201,7 +202,7 @@ def main(argv=None):
                 if run.due:
                     with torch.no_grad():
                         save_image(average_G(fixed_noise), run.sample, normalize=True)
-            if run.epoch % 5 == 0 or run.is_last_epoch:
+            if epoch % 5 == 0 or run.is_last_epoch:
                 # for losses.png; the document has no score
                 run.log(fd=score(average_G, noise_dim, device)["fd"])
 

@@ -40,9 +40,9 @@ DOCUMENT = {
 }  # all of them: fd XX
 
 ABOUT = {
-    "fd": "distance from the test images; 10,000 training images have 2",
     "right": "share that shows the digit asked for; of the test images 0.99",
     "worst": "the same, of the worst digit",
+    "fd": "distance from the test images; 10,000 training images have 2",
 }
 
 
@@ -110,13 +110,13 @@ class Discriminator(nn.Module):
 @torch.no_grad()
 def score(generator, noise_dim, device):
     """Judge 1,000 images of each digit, always of the same noise. See ABOUT."""
-    same = torch.Generator().manual_seed(0)
+    same = torch.Generator().manual_seed(0)  # PyTorch's word for random numbers
     noise = torch.randn(10_000, noise_dim, generator=same).to(device)
     labels = torch.arange(10).repeat(1000)
     fd, seen = judge.assess(generator(noise, labels.to(device)))
     is_right = (seen == labels).double()
     right = is_right.view(1000, 10).mean(0)  # of each digit
-    return {"fd": fd, "right": right.mean().item(), "worst": right.min().item()}
+    return {"right": right.mean().item(), "worst": right.min().item(), "fd": fd}
 
 
 @torch.no_grad()
@@ -183,10 +183,14 @@ def main(argv=None):
     device = args.device
     noise_dim = args.noise_dim
     label_dim = 10
-    img_sizes = (1, 28, 28)  # img_channels, img_width, img_height
+    img_channels = 1
+    img_width = 28
+    img_height = 28
     # (The document leaves the models where they are made, on the CPU.)
-    generator = Generator(noise_dim, label_dim, *img_sizes).to(device)
-    discriminator = Discriminator(*img_sizes, label_dim).to(device)
+    generator = Generator(noise_dim, label_dim, img_channels, img_width, img_height)
+    discriminator = Discriminator(img_channels, img_width, img_height, label_dim)
+    generator.to(device)
+    discriminator.to(device)
     average_G = copy.deepcopy(generator).eval()  # batch norm by its running means
     criterion = nn.BCELoss()
     adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}  # fused: faster
@@ -237,16 +241,18 @@ def main(argv=None):
                 g_loss.backward()  # D gets gradients, too; its zero_grad clears them
                 optimizer_G.step()
 
+                # Run prints the means of an epoch (document: every 100th step).
                 run.log(loss_D=d_loss, loss_G=g_loss)
                 if args.average:
                     common.update_average(average_G, generator, run.step)
                 else:
                     average_G.load_state_dict(generator.state_dict())
                 if run.due:
-                    samples = average_G(fixed_noise, fixed_labels)
+                    with torch.no_grad():
+                        samples = average_G(fixed_noise, fixed_labels)
                     title = f"epoch {epoch}, step {run.step}; each row: one noise"
                     save_columns(samples, range(10), run.sample, title)
-            if run.epoch % 5 == 0 or run.is_last_epoch:
+            if epoch % 5 == 0 or run.is_last_epoch:
                 # for losses.png; the document has no score
                 quality = score(average_G, noise_dim, device)
                 run.log(fd=quality["fd"], right=quality["right"])

@@ -26,7 +26,7 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
-from torchvision.utils import make_grid, save_image  # the document forgets make_grid
+from torchvision.utils import make_grid, save_image
 
 import common
 import judge
@@ -36,7 +36,7 @@ DOCUMENT = {
     "unit_range": True,  # images in [0, 1] use only half of tanh's range
     "beta1": 0.9,  # fd 1101: the other net has changed; old gradients mislead
     "lr_G": 0.0002,  # too slow
-    "lr_D": 0.0002,  # (document 1: D needs the higher rate. It is no rule: see here)
+    "lr_D": 0.0002,  # (document 1: D needs the higher rate. Here G has it)
     "weight_decay": 0.0,  # D learns its images by heart
     "average": False,  # fd 17: G circles around its goal; the average is closer
 }  # all of them: fd 543, grey ghosts; none, the default: 7.5
@@ -97,7 +97,7 @@ class Discriminator(nn.Module):
 # all. (To-do 18's -log D(G(z)) is not zero-sum; its equilibrium is the same.)
 # 思考题 2: ReLU, max(0, x), makes sparse features. But a unit that is below 0 for all
 # inputs has no gradient: it has died. LeakyReLU, 0.1 x below 0, cannot die. D needs it
-# most: G's gradient comes through D. G can do with ReLU; document 3 has Leaky in both.
+# most: G's gradient comes through D. ReLU is good enough for G.
 
 
 # %% 2. 实现train_discriminator和train_generator
@@ -118,7 +118,7 @@ def train_discriminator(
     fake_loss = loss_func(fake_output, torch.zeros_like(fake_output))  # to-do 17
 
     loss_D = real_loss + fake_loss
-    optim_D.zero_grad()  # the tip (优化器) has it after backward(): all gradients lost
+    optim_D.zero_grad()  # the tip (优化器) has it after backward(): it would clear all
     loss_D.backward()
     optim_D.step()
     return loss_D.detach()
@@ -172,13 +172,14 @@ def parse(argv):
         help="of D's weights",
     )
     add("--average", action=flag, default=True, help="draw with the average of G")
-    add("--unit-range", action="store_true", help="images in [0, 1], not [-1, 1]")
+    add("--unit-range", action=flag, default=False, help="images in [0, 1]")
     add("--input-dim", type=size, default=100, metavar="N", help="numbers of noise")
     add("--hidden-dim", type=size, default=256, metavar="N", help="hidden units")
     add("--n", type=size, default=64, metavar="N", help="images to --generate")
     return common.parse(parser, argv, DOCUMENT)
 
 
+@torch.no_grad()
 def generate(args):
     """--generate: draw args.n images with a saved generator."""
     G = Generator(args.input_dim, args.hidden_dim, 28 * 28).eval()
@@ -193,7 +194,7 @@ def generate(args):
 @torch.no_grad()
 def score(G, input_dim, unit_range, device):
     """Judge 10,000 images, always of the same noise. See ABOUT."""
-    same = torch.Generator().manual_seed(0)
+    same = torch.Generator().manual_seed(0)  # PyTorch's word for random numbers
     noise = torch.randn(10_000, input_dim, generator=same).to(device)
     images = G(noise).view(-1, 1, 28, 28)
     if unit_range:
@@ -218,16 +219,16 @@ def main(argv=None):
     D = Discriminator(output_dim, args.hidden_dim).to(device)  # to-do 13
     average_G = copy.deepcopy(G).eval()  # what is drawn, judged and saved
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
+    decay = {"weight_decay": args.weight_decay}  # 0 makes AdamW the document's Adam
     optim_G = torch.optim.Adam(G.parameters(), args.lr_G, **adam)  # to-do 14
-    adam["weight_decay"] = args.weight_decay  # with 0, AdamW is the document's Adam
-    optim_D = torch.optim.AdamW(D.parameters(), args.lr_D, **adam)  # to-do 15
+    optim_D = torch.optim.AdamW(D.parameters(), args.lr_D, **adam, **decay)  # to-do 15
     loss_func = nn.BCELoss()
     fixed_noise = torch.randn(64, input_dim).to(device)  # (the document: new each time)
 
     parts = {"G": G, "D": D, "average_G": average_G}
     with common.Run(args, **parts, optim_G=optim_G, optim_D=optim_D) as run:
         # Section 3 is in common.Run: SummaryWriter, add_scalar (loss/D, loss/G), close.
-        # (In the document, only section 3 makes a writer. Its main is a NameError.)
+        # (The document's main uses writer, and torchvision, before they are there.)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that add_graph traces in an old way
             # 思考题 3: in TensorBoard's tab Graphs, double-click Sequential: see G, D.
@@ -237,25 +238,28 @@ def main(argv=None):
             "loss_G": {"D says 0.5 to all: ln 2": 0.693},
             "fd": {"training images": 2, "good": 9},
         }
-        for _ in run.epochs():
+        for epoch in run.epochs():
             for (real_images,) in run.minibatches(images):  # (128, 784)
-                n = len(real_images)  # the last has 96; the document makes 128 fakes
+                batch_size = len(real_images)  # the last: 96 (document: 128 fakes)
                 loss_D = train_discriminator(
-                    real_images, D, G, loss_func, optim_D, n, input_dim, device
+                    real_images, D, G, loss_func, optim_D, batch_size, input_dim, device
                 )
-                loss_G = train_generator(D, G, loss_func, optim_G, n, input_dim, device)
+                loss_G = train_generator(
+                    D, G, loss_func, optim_G, batch_size, input_dim, device
+                )
+                # Run adds up, and prints each epoch (document: every 100 steps).
                 run.log(loss_D=loss_D, loss_G=loss_G)
                 if args.average:
                     common.update_average(average_G, G, run.step)
                 else:
                     average_G.load_state_dict(G.state_dict())
-                if run.due:  # after each epoch, as in the document, and some before
+                if run.due:  # at each epoch's end, as the document, and some before
                     with torch.no_grad():
                         fake_images = average_G(fixed_noise).view(-1, 1, 28, 28)
                     img_grid = make_grid(fake_images, normalize=True)  # 8 rows of 8
                     run.writer.add_image("Generated Images", img_grid, run.step)
                     save_image(img_grid, run.sample)
-            if run.epoch % 5 == 0 or run.is_last_epoch:
+            if epoch % 5 == 0 or run.is_last_epoch:
                 # for losses.png; the document has no score
                 run.log(fd=score(average_G, input_dim, args.unit_range, device)["fd"])
 

@@ -62,7 +62,8 @@ def onehot_to_int(onehot):
 # %% 3.5.2
 def gen_sequence(multiple, remainder, n=10):
     """n random numbers (n,) from 0 to 99 that leave this remainder."""
-    indices = torch.randint(0, len(range(remainder, 100, multiple)), (n,))
+    how_many = len(range(remainder, 100, multiple))  # 20, if they are multiples of 5
+    indices = torch.randint(0, how_many, (n,))
     return indices * multiple + remainder
 
 
@@ -72,13 +73,13 @@ def gen_batch(multiple, remainder, n=10):
 
 def data_to_num(data):
     """Vectors (n, 100) to numbers (n,), where each is largest; -1: it is all zeros."""
-    num = torch.argmax(data, dim=-1)  # of all zeros it is 0 (in the document it counts)
+    num = torch.argmax(data, dim=-1)  # all zeros give 0, which the document counts
     return torch.where(data.amax(dim=-1) > 0, num, -1)
 
 
 def Discriminator():
     """Vectors (n, 100) to the probability of being real (n, 1)."""
-    # D adds up its inputs, each by its weight. So it can tell how often each number
+    # D adds up its inputs, each times a weight. So it can tell how often each number
     # comes on average, but not whether one vector names one number or none.
     return nn.Sequential(nn.Linear(100, 1), nn.Sigmoid())
 
@@ -90,8 +91,14 @@ def Generator():
 
 # %% 3.5.3
 def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
-    """Real vectors (n, 100) to fakes, D's loss, G's. The document only describes it."""
-    real_labels = torch.ones((len(true_data), 1), device=true_data.device)
+    """Update D on real vectors (n, 100), D on fakes, then G.
+
+    Returns the fakes, D's loss, G's loss. (The document only describes it; there it
+    makes its own batch.)
+    """
+    n = len(true_data)
+    device = true_data.device
+    real_labels = torch.ones((n, 1), device=device)
     fake_labels = torch.zeros_like(real_labels)
     optimD.zero_grad()
     real_loss = loss_fn(D(true_data), real_labels)
@@ -99,13 +106,15 @@ def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
     optimD.step()
 
     optimD.zero_grad()
-    generated_data = G(torch.randn_like(true_data)).detach()  # G learns nothing here
+    noise = torch.randn((n, 100), device=device)
+    generated_data = G(noise).detach()  # G learns nothing here
     fake_loss = loss_fn(D(generated_data), fake_labels)
     fake_loss.backward()
     optimD.step()
 
     optimG.zero_grad()
-    generated_data = G(torch.randn_like(true_data))
+    noise = torch.randn((n, 100), device=device)
+    generated_data = G(noise)
     loss_G = loss_fn(D(generated_data), real_labels)
     loss_G.backward()  # D gets gradients, too; its next update clears them
     optimG.step()
@@ -193,13 +202,13 @@ def draw(title, generated_data, path, multiple, remainder):
     for number in (shares > top).nonzero()[0]:
         text = f"{shares[number]:.2f}"  # the bar is cut off
         axes.text(number, top, text, ha="center", va="bottom", fontsize="x-small")
-    pattern = f"{possible[0]}, {possible[1]}, ..." if len(possible) > 1 else possible[0]
-    fig.suptitle(f"to learn: {pattern}   {title}: {silent:.1%} name no number")
+    first = ", ".join(str(number) for number in possible[:3])
+    fig.suptitle(f"to learn: {first}, ...   {title}: {silent:.1%} name no number")
     fig.legend(loc="outside lower right", ncols=3)
     fig.savefig(path)
 
 
-def remainder(text):
+def below_100(text):
     value = int(text)
     if not 0 <= value < 100:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 99")
@@ -214,7 +223,7 @@ def parse(argv):
     pattern = "learn the multiples of N"  # 练习 3.4
     add("--multiple", type=size, default=5, metavar="N", help=pattern)
     plus = "or those numbers plus N"
-    add("--remainder", type=remainder, default=0, metavar="N", help=plus)
+    add("--remainder", type=below_100, default=0, metavar="N", help=plus)
     rate = common.positive_float
     add("--lr", type=rate, default=0.0005, metavar="X", help="Adam's learning rate")
     share = common.fraction
@@ -233,6 +242,7 @@ def parse(argv):
     return args
 
 
+@torch.no_grad()
 def generate(args):
     """--generate: print args.n numbers of a saved generator; draw their shares."""
     G = Generator().eval()
@@ -279,13 +289,13 @@ def main(argv=None):
                 generated_data, loss_D, loss_G = train_D_G(
                     true_data, D, G, loss_fn, optimD, optimG
                 )
-                run.log(loss_D=loss_D, loss_G=loss_G)  # (its gloss, dloss stay 0)
+                run.log(loss_D=loss_D, loss_G=loss_G)  # (document: gloss, dloss stay 0)
                 if args.average:
                     common.update_average(average_G, G, run.step)
                 else:
                     average_G.load_state_dict(G.state_dict())
                 if run.due:
-                    common.say(data_to_num(generated_data))  # -1: no number
+                    common.say(data_to_num(generated_data))  # (document: every 50)
                     draw(f"epoch {i}", average_G(fixed_noise), run.sample, *pattern)
             if args.watch == "remainder":  # the document's
                 dis = distance(generated_data, *pattern)

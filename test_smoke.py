@@ -1,9 +1,11 @@
 """Runs every script for a few steps: trains, goes on, draws. The rest is in tests/."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,20 +32,30 @@ def script(request):
 
 
 @pytest.fixture(scope="module")
-def folder(script, tmp_path_factory):
-    """Where the script has trained for three steps, as a program, on all data."""
-    folder = tmp_path_factory.mktemp("runs") / script.stem
-    options = ["--max-steps", "3", "--device", "cpu", "--out", str(folder)]
-    subprocess.run([sys.executable, script, *options], check=True)
+def programs(tmp_path_factory):
+    """All scripts, as programs: two at a time, one thread each."""
+    parent = tmp_path_factory.mktemp("runs")
+    pool = ThreadPoolExecutor(max_workers=2)
+    yield {name: pool.submit(train, name, parent / name) for name in SCRIPTS}
+    pool.shutdown(cancel_futures=True)
+
+
+def train(name, folder):
+    """Train for three steps, on all data. Returns the folder."""
+    command = [sys.executable, HERE / f"{name}.py", "--max-steps", "3", "--out", folder]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=env)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(script, programs):
+    return programs[script.stem].result()
 
 
 @pytest.fixture
 def run_here(script, monkeypatch):
-    """Run the script in this process, which has torch already, on 300 images.
-
-    Nothing is judged.
-    """
+    """Run the script in this process, on 300 images. Nothing is judged."""
     images, labels = common.load_mnist(train=False)
 
     def load_mnist(train=True):
