@@ -192,13 +192,13 @@ def find_typical(imgs, labels, digit):
 def save_rows(imgs, names, path):
     """Save images (n, 1, img_size, img_size), ten a row, with a name to each row."""
     grid = make_grid(imgs, nrow=10, normalize=True, value_range=(-1, 1)).cpu()
-    fig = Figure((8, 0.68 * len(names)), layout="constrained")
+    fig = Figure((8, 0.68 * len(names)))
     axes = fig.subplots()
     axes.imshow(grid.permute(1, 2, 0).numpy())
     row = grid.shape[1] / len(names)  # its height
     axes.set_yticks(torch.arange(len(names)) * row + row / 2, names)
     axes.set_xticks([])
-    fig.savefig(path)
+    fig.savefig(path, bbox_inches="tight")
 
 
 @torch.no_grad()

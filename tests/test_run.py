@@ -96,7 +96,7 @@ def test_max_steps(make_run, capsys):
     assert run.step == 6
     assert run.epoch == 2
     assert last_is_due
-    assert "Stopped after epoch 2: --max-steps 6" in capsys.readouterr().out
+    assert "Stopped in epoch 2: --max-steps 6" in capsys.readouterr().out
 
 
 def test_stop(make_run, capsys, read_checkpoint):

@@ -303,7 +303,7 @@ def test_worst_is_1_at_the_limits():
 def test_units_of_curve_gan():
     """The nets see the figure's axes from -3 to 3."""
     for curve in curve_gan.CURVES:
-        middle, unit = curve_gan.middle_and_unit(curve)
+        middle, unit = curve_gan.middle_and_unit(curve, scaled=True)
         x_range = curve_gan.CURVES[curve][2]
         y_limits = curve_gan.CURVES[curve][3]
         corners = torch.tensor([x_range, y_limits]).T.float()
