@@ -37,7 +37,7 @@ import judge
 DOCUMENT = {
     "epochs": 200,  # ten times as long; not measured
     "adversarial": 0.001,  # fd 51: lesson 10
-    "lr": 0.0002,  # fd XX: lesson 3
+    "lr": 0.0002,  # fd 33: lesson 3
     "average": False,  # fd 28: lesson 6
 }
 ABOUT = {
