@@ -235,7 +235,8 @@ def write_whole(path, content):
 
 def save_csv(points, path):
     """Write points (n, 2) as lines x,y."""
-    numpy.savetxt(path, points.cpu(), delimiter=",", header="x,y", comments="")
+    points = points.cpu().numpy()
+    numpy.savetxt(path, points, "%.6g", delimiter=",", header="x,y", comments="")
 
 
 def say(text):
