@@ -37,10 +37,10 @@ DOCUMENT = {
     "unit_range": True,  # fd 131: lesson 4
     "beta1": 0.9,  # fd 1,380: lesson 2
     "lr_G": 0.0002,  # fd 198: lesson 3
-    "lr_D": 0.0002,  # fd 84. (Document 1: D needs the higher rate. Here G has it.)
+    "lr_D": 0.0002,  # fd 78. (Document 1: D needs the higher rate. Here G has it.)
     "weight_decay": 0.0,  # fd 19, and 25 after thirty: lesson 5
     "average": False,  # fd 40: lesson 6
-}  # all of them: fd XX. With low rates, beta1 does less harm.
+}  # all of them: fd 636. With low rates, beta1 does less harm.
 ABOUT = {
     "fd": "distance from the test images; 10,000 training images have 2",
     "shares": "of the digits 0 to 9; 0.1 each is fair",
