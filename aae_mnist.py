@@ -314,7 +314,7 @@ def main(argv=None):
                     average_decoder.load_state_dict(decoder.state_dict())
                 if run.due or run.step % opt.sample_interval == 0:
                     sample_image(average_decoder, fixed_z, run.sample)
-            if epoch % 5 == 0 or run.is_last_epoch:
+            if epoch % 5 == 0:
                 quality = score(average_encoder, average_decoder, test_imgs)
                 run.log(error=quality["error"], fd=quality["fd"])
         path = run.folder / "reconstructions.png"

@@ -474,11 +474,14 @@ class Run:
 
     def draw(self):
         """Draw losses.png, training.gif and training.png."""
+        self.plot()
+        make_film(self.folder)
+
+    def plot(self):
         if self.history:
             title = f"{self.args.script}.py, seed {self.args.seed}"
             path = self.folder / "losses.png"
             plot_history(self.history, self.levels, self.kept, title, path)
-        make_film(self.folder)
 
     def finish(self, score, about, look_at="training.png"):
         """Write metrics.json. Name the pictures, look_at first. Print the score.
@@ -486,6 +489,10 @@ class Run:
         score: {name: number or list of numbers}; about: {name: what it means}.
         Returns the score.
         """
+        for name, value in score.items():
+            if name in self.levels:
+                self.history.setdefault(name, {})[self.epoch] = value
+        self.plot()
         speed = round(self.step * self.args.batch_size / self.seconds)
         metrics = {
             "score": score,
