@@ -36,9 +36,9 @@ import judge
 DOCUMENT = {
     "unit_range": True,  # fd 131: lesson 4
     "beta1": 0.9,  # fd 1,380: lesson 2
-    "lr_G": 0.0002,  # fd 198: lesson 3
+    "lr_G": 0.0002,  # fd 207: lesson 3
     "lr_D": 0.0002,  # fd 78. (Document 1: D needs the higher rate. Here G has it.)
-    "weight_decay": 0.0,  # fd 19, and 25 after thirty: lesson 5
+    "weight_decay": 0.0,  # fd 19, and 22 after thirty: lesson 5
     "average": False,  # fd 40: lesson 6
 }  # all of them: fd 636. With low rates, beta1 does less harm.
 ABOUT = {
