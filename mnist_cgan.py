@@ -37,7 +37,7 @@ DOCUMENT = {
     "lr": 0.0002,  # fd 125: lesson 3
     "beta1": 0.5,  # fd 126: lesson 2
     "average": False,  # fd 77: lesson 6
-}  # all of them, after ten epochs: fd XX
+}  # all of them, after ten epochs: fd 197
 
 ABOUT = {
     "right": "share that shows the digit asked for; of the test images 0.99",
