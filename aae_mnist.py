@@ -13,9 +13,9 @@ decoded, are new digits.
 
 Open walk.png and reconstructions.png, then training.gif, digits from random
 codes. The run ends with error, of a pixel in [-1, 1] (good: 0.07),
-code_distance, of the codes from N(0, I) (good: 0.2), and fd, of the samples
-from the test images (good: below 16). What next? --adversarial 0.001 leaves
-holes between the codes: lesson 10.
+code_distance, of the codes from N(0, I) (good: 0.2), and fd, of
+reconstructions and of samples from the test images (good: 6, 16). What next?
+--adversarial 0.001 leaves holes between the codes: lesson 10.
 """
 
 # 文档 5：看不懂我吃屎系列——GAN (it shows an adversarial autoencoder, not a plain GAN)

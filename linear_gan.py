@@ -246,7 +246,7 @@ def main(argv=None):
             )
             display_losses(metrics, loss_D, loss_G, lines)
             run.log(loss_D=loss_D[-1], loss_G=loss_G[-1], **score(Gen, data))
-            # The document draws each epoch. That takes as long as to train.
+            # The document draws each epoch. That takes nearly as long as to train.
             if epoch == 1 or epoch % 2 == 0 or run.is_last_epoch:
                 display_gen_dist(Gen, drawn, latent_dim, device)
                 axes[1].set_title(f"epoch {epoch}")
