@@ -27,10 +27,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn, optim
 from torchvision.transforms.functional import resize
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 import common
 import judge
+from common import rate, share, size  # types of options
 
 # What --document brings back. fd: after five epochs with only this brought back (seed
 # 0). By default it is 24 then, and 14 after twenty.
@@ -41,10 +42,10 @@ DOCUMENT = {
     "average": False,  # fd 28: lesson 6
 }
 ABOUT = {
-    "error": "of a pixel in [-1, 1], of reconstructed test images; 0.07 is good",
-    "fd_reconstructed": "distance of reconstructions from the test images",
-    "code_distance": "of the test images' codes from N(0, I); 0.2 is good",
-    "fd": "distance of samples from the test images; 10,000 training images have 2",
+    "error": "of a pixel in [-1, 1], of reconstructed test images; good: below 0.08",
+    "fd_reconstructed": "distance of reconstructions from test images; good: below 7",
+    "code_distance": "of the test images' codes from N(0, I); good: below 0.3",
+    "fd": "distance of samples from test images; good: below 16; training images: 2",
 }
 
 
@@ -54,9 +55,6 @@ def parse(argv):
     parser = common.make_parser("aae_mnist", __doc__, epochs=20, batch_size=64)
     add = parser.add_argument
     flag = argparse.BooleanOptionalAction
-    rate = common.positive_float
-    share = common.fraction
-    size = common.positive_int
     add("--lr", type=rate, default=0.001, metavar="X", help="Adam's learning rate")
     add("--b1", type=share, default=0.5, metavar="X", help="Adam's momentum")
     add("--b2", type=share, default=0.999, metavar="X", help="Adam's second beta")
@@ -68,8 +66,7 @@ def parse(argv):
     add("--adversarial", type=share, default=0.05, metavar="X", help=weight)
     add("--average", action=flag, default=True, help="draw with average weights")
     add("--n", type=size, default=100, metavar="N", help="images to --generate")
-    # Batch norm needs two rows: a last minibatch of one is left out.
-    return common.parse(parser, argv, DOCUMENT, smallest_batch=2)
+    return common.parse(parser, argv, DOCUMENT)
 
 
 def load_images(img_size, device, train=True):
@@ -151,9 +148,11 @@ class Discriminator(nn.Module):
 # The decoder is in eval mode. In training mode, as in the document, batch norm would
 # mix the codes z into its running mean and variance, which the saved decoder needs.
 @torch.no_grad()
-def sample_image(decoder, z, path, n_row=10):
+def sample_image(decoder, z, path, title, n_row=10):
     """Save a grid of what the decoder draws from codes z (n, latent_dim)."""
-    save_image(decoder(z), path, nrow=n_row, normalize=True, value_range=(-1, 1))
+    gen_imgs = decoder(z)
+    grid = make_grid(gen_imgs, nrow=n_row, normalize=True, value_range=(-1, 1))
+    common.save_grid(grid, path, title)
 
 
 @torch.no_grad()
@@ -205,12 +204,10 @@ def save_rows(imgs, names, path):
 @torch.no_grad()
 def score(encoder, decoder, imgs):
     """Judge both by test images (n, 1, img_size, img_size). See ABOUT."""
-    device = imgs.device.type
-    states = common.get_random_states(device)
-    torch.manual_seed(0)  # always the same random numbers
-    codes = encoder(imgs)  # (n, latent_dim)
-    z = torch.randn_like(codes)
-    common.set_random_states(states, device)  # training goes on with its own
+    with torch.random.fork_rng():  # training goes on with its own random numbers
+        torch.manual_seed(0)  # here, always the same
+        codes = encoder(imgs)  # (n, latent_dim)
+        z = torch.randn_like(codes)
     latent_dim = codes.shape[1]
     mean = torch.zeros(latent_dim)
     covariance = torch.eye(latent_dim)
@@ -236,12 +233,11 @@ def generate(args):
     """--generate: draw args.n images with a saved decoder."""
     decoder = Decoder(args.latent_dim, args.img_size).eval()
     decoder.load_state_dict(args.checkpoint["parts"]["average_decoder"])
-    imgs = decoder(torch.randn(args.n, args.latent_dim))
-    path = common.make_folder(args) / "samples" / "generated.png"
-    n_row = round(args.n**0.5)
-    grid = make_grid(imgs, nrow=n_row, normalize=True, value_range=(-1, 1))
-    common.save_grid(grid, path, f"{args.n} images, seed {args.seed}")
-    common.say(path)
+    z = torch.randn(args.n, args.latent_dim)
+    path = common.next_path(common.make_folder(args), "generated-{}.png")
+    title = f"{args.n} images, seed {args.seed}"
+    sample_image(decoder, z, path, title, n_row=round(args.n**0.5))
+    print(path)
 
 
 # %% Training
@@ -250,11 +246,11 @@ def main(argv=None):
     torch.manual_seed(opt.seed)
     if opt.generate:
         return generate(opt)
-    if not opt.resume:  # else it would show the whole checkpoint
-        common.say(opt)
+    print(f"lr {opt.lr}, b1 {opt.b1}, b2 {opt.b2}, latent_dim {opt.latent_dim}")  # opt
     adversarial_loss = nn.BCELoss()
     pixelwise_loss = nn.L1Loss()
     device = opt.device
+    judge.load()  # it scores the end: is it there?
     encoder = Encoder(opt.latent_dim, opt.img_size).to(device)
     decoder = Decoder(opt.latent_dim, opt.img_size).to(device)
     discriminator = Discriminator(opt.latent_dim).to(device)
@@ -273,12 +269,13 @@ def main(argv=None):
     parts |= {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     with common.Run(opt, **parts) as run:
         run.levels = {
-            "loss_D": {"D says 0.5 to all: ln 2, half the sum": 0.693},
-            "error": {"good": 0.07},
-            "fd": {"training images": 2, "good": 16},
+            "loss_D": {"balance: D undecided, ln 2 (half the sum)": 0.693},
+            "error": {"good": 0.08},
+            "fd": {"good": 16},
         }
-        for epoch in run.epochs():
-            for (real_imgs,) in run.minibatches(images):  # (64, 1, 32, 32)
+        for epoch in range(run.epoch + 1, opt.epochs + 1):
+            for (real_imgs,) in common.minibatches(opt, images):  # (64, 1, 32, 32)
+                run.step += 1
                 # Adversarial ground truths. (Tensor(n, 1).fill_(1.0) is ones(n, 1).)
                 # The document's text says: real data 1, generated 0. But D judges
                 # codes. In its program, noise is valid, codes of real images are fake.
@@ -306,25 +303,28 @@ def main(argv=None):
                 optimizer_D.step()
 
                 run.log(loss_D=d_loss, loss_G=g_loss)  # (the document prints each)
-                if opt.average:
-                    common.update_average(average_encoder, encoder, run.step)
-                    common.update_average(average_decoder, decoder, run.step)
-                else:
+                if not opt.average:
                     average_encoder.load_state_dict(encoder.state_dict())
                     average_decoder.load_state_dict(decoder.state_dict())
-                if run.due or run.step % opt.sample_interval == 0:
-                    sample_image(average_decoder, fixed_z, run.sample)
-            if epoch % 5 == 0:
+                elif run.step % 10 == 0:
+                    common.update_average(average_encoder, encoder, run.step)
+                    common.update_average(average_decoder, decoder, run.step)
+                batches_done = run.step
+                if batches_done % opt.sample_interval == 0 or run.step in common.EARLY:
+                    title = f"epoch {epoch}, step {run.step}"
+                    sample_image(average_decoder, fixed_z, run.frame, title)
+
+            if epoch % 5 == 0:  # (the document has no score)
                 quality = score(average_encoder, average_decoder, test_imgs)
                 run.log(error=quality["error"], fd=quality["fd"])
-        path = run.folder / "reconstructions.png"
-        save_reconstructions(average_encoder, average_decoder, test_imgs, path)
-        path = run.folder / "walk.png"
-        save_walk(average_encoder, average_decoder, test_imgs, labels, path)
-
-    quality = score(average_encoder, average_decoder, test_imgs)
-    return run.finish(quality, ABOUT, path.name)
+            run.end_epoch(epoch)
+        nets = (average_encoder, average_decoder)
+        save_reconstructions(*nets, test_imgs, run.folder / "reconstructions.png")
+        save_walk(*nets, test_imgs, labels, run.folder / "walk.png")
+        quality = score(*nets, test_imgs)
+    return run.finish(quality, ABOUT, "walk.png", "reconstructions.png")
 
 
 if __name__ == "__main__":
+    common.use_one_thread()
     main()

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import common
+from common import rate, share, size  # types of options
 
 # What --document brings back. error and least with only this brought back (seed 0).
 # By default they are 0.0008 and 0.84; of the sine 0.0015 and 0.78.
@@ -70,45 +71,52 @@ def create_data(curve, observations=2048):
 def plot_data(train_data, curve, path, title, fake_samples=None):
     """Listing 3.2: draw points (n, 2), and over them those of G (m, 2), if given."""
     _, label, x_range, y_limits = CURVES[curve]
-    fig = Figure(figsize=(8, 6), dpi=60, layout="constrained")
+    fig = Figure(figsize=(5, 4), dpi=100, layout="constrained")
     axes = fig.subplots()
-    axes.plot(*train_data.cpu().T, ".", c="r", alpha=0.1)
-    axes.plot([], [], ".", c="r", label="real samples")  # not faint, in the legend
+    axes.plot(*train_data.cpu().T, ".", c="tab:blue", alpha=0.1)
+    axes.plot([], [], ".", c="tab:blue", label="real samples")  # not faint
     if fake_samples is not None:
-        axes.plot(*fake_samples.cpu().T, "*", c="g", label="generated samples")
+        axes.plot(*fake_samples.cpu().T, "*", c="tab:orange", label="generated samples")
     axes.set(xlim=x_range, ylim=y_limits, title=title)
     axes.set(xlabel="values of x", ylabel=f"values of $y={label}$")
     fig.legend(loc="outside lower right", ncols=2)
     fig.savefig(path)
 
 
-# Points up to 50 are too large for the nets (lesson 4). The nets see the figure's
-# axes from -3 to 3 instead.
-def scale(points, middle, unit):
-    return (points - middle) / unit
+# %% 3.3: the nets. Points up to 50 are too large for them (lesson 4). So D looks at them
+# on the figure's axes, drawn from -3 to 3, and G draws on these axes.
+class Scale(nn.Module):
+    """Points (batch, 2) to the axes' units: (points - middle) / unit."""
+
+    def __init__(self, middle, unit):
+        super().__init__()
+        self.register_buffer("middle", middle)
+        self.register_buffer("unit", unit)
+
+    def forward(self, points):
+        return (points - self.middle) / self.unit
 
 
-def unscale(points, middle, unit):
-    return points * unit + middle
+class Unscale(Scale):
+    """The way back."""
+
+    def forward(self, points):
+        return points * self.unit + self.middle
 
 
-def middle_and_unit(curve, scaled, device="cpu"):
-    """The middle of a figure's axes (2,), and a sixth of their lengths (2,).
-
-    If not scaled, points stay as they are: 0 and 1.
-    """
-    if not scaled:
-        return torch.zeros(2, device=device), torch.ones(2, device=device)
+def axes_of(curve):
+    """The middle of a figure's axes (2,), and a sixth of their lengths (2,)."""
     _, _, (x_low, x_high), (y_low, y_high) = CURVES[curve]
-    low = torch.tensor([x_low, y_low], device=device)
-    high = torch.tensor([x_high, y_high], device=device)
+    low = torch.tensor([x_low, y_low])
+    high = torch.tensor([x_high, y_high])
     return (low + high) / 2, (high - low) / 6
 
 
 # %% 3.3.1
-def Discriminator(dropout, negative_slope):
+def Discriminator(axes, dropout, negative_slope):
     """Listing 3.3: points (batch, 2) to the probability of being real (batch, 1)."""
     return nn.Sequential(
+        Scale(*axes),
         nn.Linear(2, 256),
         nn.LeakyReLU(negative_slope),  # ReLU, if negative_slope is 0
         nn.Dropout(dropout),  # none, if dropout is 0
@@ -124,7 +132,7 @@ def Discriminator(dropout, negative_slope):
 
 
 # %% 3.3.2
-def Generator(latent_dim, negative_slope):
+def Generator(axes, latent_dim, negative_slope):
     """Listing 3.4: noise (batch, latent_dim) to points (batch, 2)."""
     return nn.Sequential(
         nn.Linear(latent_dim, 16),
@@ -132,6 +140,7 @@ def Generator(latent_dim, negative_slope):
         nn.Linear(16, 32),
         nn.LeakyReLU(negative_slope),
         nn.Linear(32, 2),
+        Unscale(*axes),
     )
 
 
@@ -230,9 +239,10 @@ def train_G(real_labels, latent_dim, D, G, loss_fn, optimG):
     return loss_G.detach(), fake_samples.detach()
 
 
-def test_epoch(epoch, fake_samples, train_data, curve, path):
+def test_epoch(epoch, fake_samples, train_data, curve, run):
     """Listing 3.9: draw G's points (n, 2) over the data. (Run prints the losses.)"""
-    plot_data(train_data, curve, path, f"epoch {epoch}", fake_samples)
+    title = f"epoch {epoch}, step {run.step}"
+    plot_data(train_data, curve, run.frame, title, fake_samples)
 
 
 # %% The options
@@ -240,12 +250,9 @@ def parse(argv):
     parser = common.make_parser("curve_gan", __doc__, epochs=1000, batch_size=128)
     add = parser.add_argument
     flag = argparse.BooleanOptionalAction
-    rate = common.positive_float
-    share = common.fraction
-    size = common.positive_int
     add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
     add("--scale", action=flag, default=True, help="scale points for the nets")
-    add("--dropout", type=share, default=0.0, metavar="X", help="share of D's units")
+    add("--dropout", type=share, default=0.0, metavar="X", help="share of D to drop")
     add("--negative-slope", type=share, default=0.2, metavar="X", help="0 makes ReLU")
     add("--lr-G", type=rate, default=0.008, metavar="X", help="G's learning rate")
     add("--lr-D", type=rate, default=0.001, metavar="X", help="D's learning rate")
@@ -254,54 +261,28 @@ def parse(argv):
     add("--latent-dim", type=size, default=2, metavar="N", help="numbers of noise")
     watch = ["quality", "error"]
     add("--watch", choices=watch, default="quality", help="what stops the training")
-    patience = "stop after N epochs without progress"
+    patience = "epochs without progress, then stop"
     add("--patience", type=size, default=300, metavar="N", help=patience)
     add("--n", type=size, default=128, metavar="N", help="points to --generate")
-    return common.parse(parser, argv, DOCUMENT, largest_batch=2048)
+    return common.parse(parser, argv, DOCUMENT)
 
 
 @torch.no_grad()
 def generate(args):
-    """--generate: draw args.n points of a saved generator, as picture and CSV."""
-    middle, unit = middle_and_unit(args.curve, args.scale)
-    G = Generator(args.latent_dim, args.negative_slope).eval()
+    """--generate: draw args.n points of a saved generator."""
+    G = Generator(axes_of(args.curve), args.latent_dim, args.negative_slope).eval()
     G.load_state_dict(args.checkpoint["parts"]["best_G"])
-    new_data = unscale(G(torch.randn((args.n, args.latent_dim))), middle, unit)
-    folder = common.make_folder(args) / "samples"
-    common.save_csv(new_data, folder / "generated.csv")
+    new_data = G(torch.randn((args.n, args.latent_dim)))
+    path = common.next_path(common.make_folder(args), "generated-{}.png")
     title = f"{args.n} generated points, seed {args.seed}"
-    path = folder / "generated.png"
     plot_data(create_data(args.curve), args.curve, path, title, new_data)
-    common.say(f"{path}, {folder / 'generated.csv'}")
-
-
-@torch.no_grad()
-def make_samples(G, noise, middle, unit):
-    """Points (n, 2) of G, in the curve's units."""
-    mode = G.training
-    G.eval()  # for batch norm or dropout, if you add it
-    fake_samples = unscale(G(noise), middle, unit)
-    G.train(mode)
-    return fake_samples
-
-
-class InUnits(nn.Module):
-    """A generator of scaled points, and the way back to the curve's units."""
-
-    def __init__(self, G, middle, unit):
-        super().__init__()
-        self.G = G
-        self.register_buffer("middle", middle)
-        self.register_buffer("unit", unit)
-
-    def forward(self, noise):
-        return unscale(self.G(noise), self.middle, self.unit)
+    print(path)
 
 
 # %% 3.2.2, 3.3.3, and listing 3.10
 def main(argv=None):
     args = parse(argv)
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed)  # (the document's, in listing 3.1)
     if args.generate:
         return generate(args)
 
@@ -309,11 +290,11 @@ def main(argv=None):
     curve = args.curve
     latent_dim = args.latent_dim
     train_data = create_data(curve).to(device)
-    middle, unit = middle_and_unit(curve, args.scale, device)
-    scaled_data = scale(train_data, middle, unit)
-
-    D = Discriminator(args.dropout, args.negative_slope).to(device)
-    G = Generator(latent_dim, args.negative_slope).to(device)
+    axes = axes_of(curve)
+    if not args.scale:
+        axes = (torch.zeros(2), torch.ones(2))
+    D = Discriminator(axes, args.dropout, args.negative_slope).to(device)
+    G = Generator(axes, latent_dim, args.negative_slope).to(device)
     best_G = copy.deepcopy(G).eval()
     loss_fn = nn.BCELoss()
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
@@ -323,23 +304,24 @@ def main(argv=None):
     stopper = EarlyStop(args.patience)
     real_labels = torch.ones((args.batch_size, 1)).to(device)
     fake_labels = torch.zeros((args.batch_size, 1)).to(device)
-    fixed_noise = torch.randn((4096, latent_dim)).to(device)  # to judge, and to draw
+    # To judge, and to draw. (The document judges the last 128 points of train_G.)
+    fixed_noise = torch.randn((4096, latent_dim)).to(device)
 
     parts = {"D": D, "G": G, "best_G": best_G, "stopper": stopper}
     with common.Run(args, **parts, optimD=optimD, optimG=optimG) as run:
         run.levels = {
-            "loss_D": {"D says 0.5 to all: 2 ln 2, the sum": 1.386},
-            "loss_G": {"D says 0.5 to all: ln 2": 0.693},
+            "loss_D": {"balance: D undecided, 2 ln 2": 1.386},
+            "loss_G": {"balance: D undecided, ln 2": 0.693},
         }
         if args.watch == "quality":
             run.levels["gdif"] = {"good": 1}
         plot_data(train_data, curve, run.folder / "data.png", f"${CURVES[curve][1]}$")
-        common.say(f"Pairs (x, y), as in batch0:\n{train_data[:3]}")
-        for epoch in run.epochs(every=25):
-            # 3.2.2: as DataLoader, 16 minibatches (128, 2). (Another --batch-size may
-            # leave fewer rows for the last.)
-            for (real_samples,) in run.minibatches(scaled_data):
-                n = len(real_samples)
+        print(f"three pairs (x, y): {train_data[:3].tolist()}")  # (document: batch0)
+        for epoch in range(run.epoch + 1, args.epochs + 1):
+            # 3.2.2: as of a DataLoader, 16 minibatches (128, 2).
+            for (real_samples,) in common.minibatches(args, train_data):
+                run.step += 1
+                n = len(real_samples)  # another --batch-size may leave fewer at the end
                 loss_D = train_D_on_real(
                     real_samples, real_labels[:n], D, loss_fn, optimD
                 )
@@ -351,31 +333,31 @@ def main(argv=None):
                 )
                 # (The document divides by the last index: 16/15 of the mean.)
                 run.log(loss_D=loss_D, loss_G=loss_G)
-                if run.due:  # (the document draws the points of train_G)
-                    samples = make_samples(G, fixed_noise[:128], middle, unit)
-                    test_epoch(epoch, samples, train_data, curve, run.sample)
+            samples = G(fixed_noise).detach()
             if args.watch == "error":  # the document's
-                gdif = performance(unscale(fake_samples, middle, unit), curve).item()
+                gdif = performance(fake_samples, curve).item()
             else:
-                samples = make_samples(G, fixed_noise, middle, unit)
                 gdif = worst(**quality(samples, curve, train_data))
-            if stopper.stop(gdif):
-                run.stop = f"no better for {stopper.steps} epochs; raise --patience"
+            stop = stopper.stop(gdif)
             # The document saves the last G, not the best.
             if stopper.steps == 0 or args.watch == "error":
                 best_G.load_state_dict(G.state_dict())
-                run.kept = epoch
-            if run.epoch_is_due or run.stop:
+            # The document prints and draws every 25 epochs.
+            is_early = epoch in common.EARLY
+            if epoch % 25 == 0 or is_early or epoch == args.epochs or stop:
                 run.log(gdif=gdif)
-
-        # The film ends on the generator that is saved.
-        samples = make_samples(best_G, fixed_noise[:128], middle, unit)
-        test_epoch(f"{run.kept}, saved", samples, train_data, curve, run.sample)
+                test_epoch(epoch, samples[:128], train_data, curve, run)
+                run.end_epoch(epoch)
+            if stop:
+                print(
+                    f"Stopped: no better for {stopper.steps} epochs; raise --patience"
+                )
+                break
 
     # 3.4.2. TorchScript is deprecated, so torch.export.
-    common.say(f"Saving G of epoch {run.kept}")
+    print("Saving G")
     path = run.folder / "generator.pt2"
-    net = InUnits(best_G, middle, unit).cpu().eval()
+    net = best_G.cpu()
     rows = ({0: torch.export.Dim("n")},)  # any number of them
     example = torch.randn((2, latent_dim))
     torch.export.save(torch.export.export(net, (example,), dynamic_shapes=rows), path)
@@ -384,9 +366,9 @@ def main(argv=None):
         new_data = new_G(torch.randn((4096, latent_dim)))
     path = run.folder / "new_data.png"  # (the document's title says Inverted-U)
     plot_data(train_data, curve, path, "new data", new_data[:128])
-    return run.finish(quality(new_data, curve, train_data), ABOUT, path.name)
+    return run.finish(quality(new_data, curve, train_data), ABOUT, "new_data.png")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # the nets are small: more would wait for each other
+    common.use_one_thread()
     main()

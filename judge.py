@@ -30,6 +30,23 @@ def make_judge():
     )
 
 
+def load():
+    """The judge, and mean (64,), covariance (64, 64) of its features of test images.
+
+    Raises SystemExit if data/judge.pt is missing or damaged.
+    """
+    try:
+        state = torch.load(PATH, weights_only=True)
+    except Exception as error:  # noqa: BLE001 (one of several, if it is damaged)
+        raise SystemExit(f"error: {PATH}: {error}. Download it again") from None
+    mean = state.pop("mean")
+    covariance = state.pop("covariance")
+    with torch.random.fork_rng(devices=[]):  # a new net takes random numbers
+        net = make_judge()
+    net.load_state_dict(state)
+    return net, mean, covariance
+
+
 @torch.no_grad()
 def assess(images, test_images=None):
     """Images (n, 1, 28, 28) in [-1, 1] to fd, and to the digits (n,) that they show.
@@ -37,15 +54,7 @@ def assess(images, test_images=None):
     fd is the Frechet distance (Heusel et al., 2017, but by the judge's features) from
     MNIST's test images or, if given, from test_images.
     """
-    try:
-        state = torch.load(PATH, weights_only=True)
-    except Exception as error:  # noqa: BLE001 (one of several, if it is damaged)
-        raise SystemExit(f"error: {PATH}: {error}. Try: git checkout data") from None
-    mean = state.pop("mean")  # of the features of MNIST's test images
-    covariance = state.pop("covariance")
-    with torch.random.fork_rng(devices=[]):  # a new net takes random numbers
-        net = make_judge()
-    net.load_state_dict(state)
+    net, mean, covariance = load()
     if test_images is not None:
         mean, covariance = moments(net[:-1](test_images.cpu()))
     features = net[:-1](images.cpu())
@@ -56,15 +65,18 @@ def assess(images, test_images=None):
 def moments(points):
     """Points (n, d) to their mean (d,) and covariance (d, d), in float64."""
     points = points.cpu().double()
-    return points.mean(0), points.T.cov()
+    return points.mean(0), torch.atleast_2d(points.T.cov())
 
 
 def frechet_distance(points, mean, covariance):
     """Squared 2-Wasserstein distance of points (n, d) from N(mean, covariance).
 
     The points count as a Gaussian: nothing but their mean and covariance matter.
+    Raises SystemExit if they are not finite.
     """
     our_mean, our_covariance = moments(points)
+    if not our_covariance.isfinite().all():
+        raise SystemExit("error: G's output is not finite: try a lower learning rate")
     covariance = covariance.double()
     eigenvalues = torch.linalg.eigvals(our_covariance @ covariance).real
     roots = eigenvalues.clamp(min=0).sqrt()
@@ -101,7 +113,7 @@ def main(epochs=10, batch_size=128, lr=0.003):
         mean, covariance = moments(net.float()[:-1](test_images))
     state["mean"] = mean.float()
     state["covariance"] = covariance.float()
-    common.write_whole(PATH, common.to_bytes(state))
+    torch.save(state, PATH)
     _, digits = assess(test_images)
     print(f"reads {(digits == test_labels).float().mean():.2%} of the test images")
     for part in (images[:10_000], images[-10_000:]):

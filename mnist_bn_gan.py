@@ -24,10 +24,11 @@ import copy
 
 import torch
 from torch import nn, optim
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 import common
 import judge
+from common import rate, share, size  # types of options
 
 # What --document brings back. fd: after five epochs with only this brought back (seed
 # 0). By default it is 19 then, and 6.0 after twenty.
@@ -39,8 +40,8 @@ DOCUMENT = {
 }
 
 ABOUT = {
-    "fd": "distance from the test images; 10,000 training images have 2",
-    "shares": "of the digits 0 to 9; 0.1 each is fair",
+    "fd": "distance from the test images; good: below 7; training images: 2",
+    "rarest": "frequency of the rarest digit; 1 is fair; good: above 0.5",
 }
 
 
@@ -105,25 +106,28 @@ def score(generator, noise_dim, device):
     same = torch.Generator().manual_seed(0)  # PyTorch's word for random numbers
     noise = torch.randn(10_000, noise_dim, generator=same).to(device)
     fd, digits = judge.assess(generator(noise))
-    shares = digits.bincount(minlength=10) / len(digits)
-    return {"fd": fd, "shares": shares.tolist()}
+    shares = digits.bincount(minlength=10) / 10_000
+    return {"fd": fd, "rarest": 10 * shares.min().item()}
+
+
+@torch.no_grad()
+def draw(generator, noise, epoch, run):
+    """Save a picture of what the generator makes of noise (64, noise_dim)."""
+    grid = make_grid(generator(noise), normalize=True)  # 8 rows of 8
+    common.save_grid(grid, run.frame, f"epoch {epoch}, step {run.step}")
 
 
 def parse(argv):
     parser = common.make_parser("mnist_bn_gan", __doc__, epochs=20, batch_size=64)
     add = parser.add_argument
     flag = argparse.BooleanOptionalAction
-    rate = common.positive_float
-    size = common.positive_int
     add("--lr-G", type=rate, default=0.0004, metavar="X", help="G's learning rate")
     add("--lr-D", type=rate, default=0.0002, metavar="X", help="D's learning rate")
-    share = common.fraction
     add("--beta1", type=share, default=0.0, metavar="X", help="Adam's momentum")
     add("--noise-dim", type=size, default=100, metavar="N", help="numbers of noise")
     add("--average", action=flag, default=True, help="draw with the average of G")
     add("--n", type=size, default=64, metavar="N", help="images to --generate")
-    # Batch norm needs two rows: a last minibatch of one is left out.
-    return common.parse(parser, argv, DOCUMENT, smallest_batch=2)
+    return common.parse(parser, argv, DOCUMENT)
 
 
 @torch.no_grad()
@@ -132,10 +136,10 @@ def generate(args):
     generator = Generator(args.noise_dim, 28 * 28).eval()
     generator.load_state_dict(args.checkpoint["parts"]["average_G"])
     imgs = generator(torch.randn(args.n, args.noise_dim))
-    path = common.make_folder(args) / "samples" / "generated.png"
+    path = common.next_path(common.make_folder(args), "generated-{}.png")
     grid = make_grid(imgs, nrow=round(args.n**0.5), normalize=True)
     common.save_grid(grid, path, f"{args.n} images, seed {args.seed}")
-    common.say(path)
+    print(path)
 
 
 # %% 训练过程
@@ -148,6 +152,7 @@ def main(argv=None):
         return generate(args)
 
     device = args.device  # (undefined in the document)
+    judge.load()  # it scores the end: is it there?
     noise_dim = args.noise_dim
     images = load_images(device)  # (60000, 1, 28, 28)
     generator = Generator(noise_dim, 28 * 28).to(device)  # the document forgets .to
@@ -163,12 +168,14 @@ def main(argv=None):
     parts |= {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     with common.Run(args, **parts) as run:
         run.levels = {
-            "loss_D": {"D says 0.5 to all: ln 2, half the sum; loss_G, too": 0.693},
-            "fd": {"training images": 2, "good": 7},
+            "loss_D": {"balance: D undecided, ln 2 (half the sum)": 0.693},
+            "loss_G": {"balance: D undecided, ln 2": 0.693},
+            "fd": {"good": 7},
         }
-        for epoch in run.epochs():
-            for (real_imgs,) in run.minibatches(images):  # (64, 1, 28, 28), the last 32
-                batch_size = len(real_imgs)
+        for epoch in range(run.epoch + 1, args.epochs + 1):
+            for (real_imgs,) in common.minibatches(args, images):  # (64, 1, 28, 28)
+                run.step += 1
+                batch_size = len(real_imgs)  # the last: 32
                 real_targets = torch.ones(batch_size, 1, device=device)
                 fake_targets = torch.zeros(batch_size, 1, device=device)
 
@@ -194,24 +201,26 @@ def main(argv=None):
                 g_loss.backward()  # D gets gradients, too; its zero_grad clears them
                 optimizer_G.step()
 
-                # Run prints the means of an epoch (document: every 100th step).
                 run.log(loss_D=d_loss, loss_G=g_loss)
-                if args.average:
-                    common.update_average(average_G, generator, run.step)
-                else:
+                if not args.average:
                     average_G.load_state_dict(generator.state_dict())
-                if run.due:
-                    with torch.no_grad():
-                        save_image(average_G(fixed_noise), run.sample, normalize=True)
-            if epoch % 5 == 0:
-                # for losses.png; the document has no score
-                run.log(fd=score(average_G, noise_dim, device)["fd"])
+                elif run.step % 10 == 0:
+                    common.update_average(average_G, generator, run.step)
+                if run.step in common.EARLY:  # (the document has no pictures)
+                    draw(average_G, fixed_noise, epoch, run)
 
-    # generator.pth holds the average of G.
-    torch.save(average_G.state_dict(), run.folder / "generator.pth")
-    torch.save(discriminator.state_dict(), run.folder / "discriminator.pth")
-    return run.finish(score(average_G, noise_dim, device), ABOUT)
+            draw(average_G, fixed_noise, epoch, run)
+            if epoch % 5 == 0:  # (the document has no score)
+                run.log(fd=score(average_G, noise_dim, device)["fd"])
+            run.end_epoch(epoch)  # it prints (document: every 100th step)
+
+        # generator.pth holds the average of G.
+        torch.save(average_G.state_dict(), run.folder / "generator.pth")
+        torch.save(discriminator.state_dict(), run.folder / "discriminator.pth")
+        quality = score(average_G, noise_dim, device)
+    return run.finish(quality, ABOUT)
 
 
 if __name__ == "__main__":
+    common.use_one_thread()
     main()

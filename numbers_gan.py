@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import common
+from common import rate, share, size  # types of options
 
 # What --document brings back. rarest: with only this brought back (seed 0). By default
 # it is 0.63.
@@ -39,10 +40,10 @@ DOCUMENT = {
 }  # all of them: rarest 0.004
 ABOUT = {
     "silent": "share of vectors that name no number; usual: 0.01",
-    "fit": "share of right numbers among the others; 1 is best",
-    "appear": "share of the possible numbers that came up; 1 is best",
-    "rarest": "frequency of the rarest of them; 1 is fair",
-    "commonest": "frequency of the commonest; 1 is fair",
+    "fit": "share of right numbers among the others; good: 1",
+    "appear": "share of the possible numbers that came up; good: 1",
+    "rarest": "frequency of the rarest of them, 1 is fair; good: above 0.4",
+    "commonest": "frequency of the commonest, 1 is fair; good: below 2",
 }
 
 
@@ -194,53 +195,39 @@ def draw(title, generated_data, path, multiple, remainder):
     """Show how often each number comes in vectors (n, 100)."""
     nums = data_to_num(generated_data).cpu()
     shares = nums[nums >= 0].bincount(minlength=100).numpy() / len(nums)
-    silent = (nums < 0).float().mean()
     possible = range(remainder, 100, multiple)
-    top = 4 / len(possible)
-    fig = Figure(figsize=(8, 4), dpi=80, layout="constrained")
+    fair = 1 / len(possible)
+    fig = Figure(figsize=(5, 3.2), dpi=100, layout="constrained")
     axes = fig.subplots()
-    axes.bar(range(100), shares, color="r", label="wrong")
-    axes.bar(possible, shares[possible], color="g", label="right")  # over the red ones
-    axes.axhline(1 / len(possible), color="grey", ls=":", label="fair share")
-    axes.set(xlabel="number", ylabel="share", xlim=(-1, 100), ylim=(0, top))
-    for number in (shares > top).nonzero()[0]:
-        text = f"{shares[number]:.2f}"  # the bar is cut off
-        axes.text(number, top, text, ha="center", va="bottom", fontsize="x-small")
+    axes.bar(range(100), shares, width=1, color="tab:orange", label="wrong")
+    axes.bar(possible, shares[possible], width=1, color="tab:blue", label="right")
+    axes.axhline(fair, color="grey", ls=":", label="fair share")
+    axes.set(xlim=(-1, 100), ylim=(0, max(4 * fair, 1.05 * shares.max())))
     first = ", ".join(str(number) for number in possible[:3])
-    fig.suptitle(f"to learn: {first}, ...   {title}: {silent:.1%} name no number")
-    fig.legend(loc="outside lower right", ncols=3)
+    axes.set(title=title, ylabel="share", xlabel=f"number; to learn: {first}, ...")
+    axes.legend(loc="upper right", ncols=3, fontsize="small")
     fig.savefig(path)
-
-
-def below_100(text):
-    value = int(text)
-    if not 0 <= value < 100:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 99")
-    return value
 
 
 def parse(argv):
     parser = common.make_parser("numbers_gan", __doc__, epochs=10_000, batch_size=10)
     add = parser.add_argument
     flag = argparse.BooleanOptionalAction
-    size = common.positive_int
-    pattern = "learn the multiples of N"  # 练习 3.4
-    add("--multiple", type=size, default=5, metavar="N", help=pattern)
-    plus = "or those numbers plus N"
-    add("--remainder", type=below_100, default=0, metavar="N", help=plus)
-    rate = common.positive_float
+    multiple = common.number(int, 1, 99)
+    remainder = common.number(int, 0, 98)
+    add(
+        "--multiple", type=multiple, default=5, metavar="N", help="to learn"
+    )  # 练习 3.4
+    add("--remainder", type=remainder, default=0, metavar="N", help="plus this number")
     add("--lr", type=rate, default=0.0005, metavar="X", help="Adam's learning rate")
-    share = common.fraction
     add("--beta1", type=share, default=0.5, metavar="X", help="Adam's momentum")
     add("--average", action=flag, default=True, help="draw with the average of G")
     watch = ["variation", "remainder"]
     add("--watch", choices=watch, default="variation", help="what stops the training")
-    patience = "stop after N looks without progress"
+    patience = "looks without progress, then stop"
     add("--patience", type=size, default=60, metavar="N", help=patience)
     add("--n", type=size, default=10, metavar="N", help="numbers to --generate")
     args = common.parse(parser, argv, DOCUMENT)
-    if args.multiple > 99:
-        parser.error(f"--multiple {args.multiple} is not from 1 to 99")
     if args.remainder >= args.multiple:
         parser.error(f"--remainder {args.remainder} must be below --multiple")
     return args
@@ -252,11 +239,11 @@ def generate(args):
     G = Generator().eval()
     G.load_state_dict(args.checkpoint["parts"]["average_G"])
     new_data = G(torch.randn((args.n, 100)))
-    path = common.make_folder(args) / "samples" / "generated.png"
+    path = common.next_path(common.make_folder(args), "generated-{}.png")
     title = f"{args.n} vectors, seed {args.seed}"
     draw(title, new_data, path, args.multiple, args.remainder)
-    common.say(f"{data_to_num(new_data)}  (-1: no number)")
-    common.say(path)
+    print(f"numbers (-1: none): {data_to_num(new_data).tolist()}")
+    print(path)
 
 
 # %% Listing 3.11
@@ -268,12 +255,14 @@ def main(argv=None):
 
     device = args.device
     pattern = (args.multiple, args.remainder)
-    common.say(onehot_encoder(1, 5))  # see 3.5.1
-    common.say(onehot_to_int(int_to_onehot(75)))
-    common.say(data_to_num(gen_batch(*pattern)))  # see 3.5.2
+    onehot75 = int_to_onehot(75)
+    print(f"1 of 5, one-hot: {onehot_encoder(1, 5).tolist()}")  # see 3.5.1
+    print(f"onehot75 is {onehot_to_int(onehot75)}")  # (the document prints both ways)
+    print(f"a batch: {data_to_num(gen_batch(*pattern)).tolist()}")  # see 3.5.2
     D = Discriminator().to(device)
     G = Generator().to(device)
     average_G = copy.deepcopy(G).eval()  # what is drawn, judged and saved
+    # The loss and the optimizers of 3.5.2.
     loss_fn = nn.BCELoss()
     adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}  # fused: faster
     optimD = torch.optim.Adam(D.parameters(), **adam)
@@ -283,38 +272,41 @@ def main(argv=None):
 
     parts = {"D": D, "G": G, "average_G": average_G, "stopper": stopper}
     with common.Run(args, **parts, optimD=optimD, optimG=optimG) as run:
+        if args.max_steps:
+            args.epochs = run.epoch + args.max_steps  # here, an epoch is a step
         run.levels = {
-            "loss_D": {"D says 0.5 to all: 2 ln 2, the sum": 1.386},
-            "loss_G": {"D says 0.5 to all: ln 2": 0.693},
+            "loss_D": {"balance: D undecided, 2 ln 2": 1.386},
+            "loss_G": {"balance: D undecided, ln 2": 0.693},
         }
-        for i in run.epochs(every=500):  # an epoch is one update, as in the document
-            batch = gen_batch(*pattern, args.batch_size).to(device)
-            for (true_data,) in run.minibatches(batch):  # all 10 of them, at once
-                generated_data, loss_D, loss_G = train_D_G(
-                    true_data, D, G, loss_fn, optimD, optimG
-                )
-                run.log(loss_D=loss_D, loss_G=loss_G)  # (document: gloss, dloss stay 0)
-                if args.average:
-                    common.update_average(average_G, G, run.step)
-                else:
-                    average_G.load_state_dict(G.state_dict())
-                if run.due:
-                    common.say(data_to_num(generated_data))  # (document: every 50)
-                    draw(f"epoch {i}", average_G(fixed_noise), run.sample, *pattern)
+        for i in range(run.epoch + 1, args.epochs + 1):
+            run.step += 1
+            true_data = gen_batch(*pattern, args.batch_size).to(device)
+            generated_data, loss_D, loss_G = train_D_G(
+                true_data, D, G, loss_fn, optimD, optimG
+            )
+            run.log(loss_D=loss_D, loss_G=loss_G)  # (document: gloss, dloss stay 0)
+            if not args.average:
+                average_G.load_state_dict(G.state_dict())
+            elif run.step % 10 == 0:
+                common.update_average(average_G, G, run.step)
+            stop = False
             if args.watch == "remainder":  # the document's
-                dis = distance(generated_data, *pattern)
-                if stopper.stop(dis):
-                    run.stop = f"no better for {stopper.steps} epochs; raise --patience"
+                stop = stopper.stop(distance(generated_data, *pattern))
             elif i % 100 == 0:
                 dis = variation(average_G(fixed_noise), *pattern)
                 run.log(variation=dis)
-                if stopper.stop(dis):
-                    run.stop = f"no better for {stopper.steps} looks; raise --patience"
-
-        draw(f"epoch {run.epoch}", average_G(fixed_noise), run.sample, *pattern)
+                stop = stopper.stop(dis)
+            if i in common.EARLY or i % 500 == 0 or i == args.epochs or stop:
+                numbers = data_to_num(generated_data).tolist()
+                print(f"epoch {i}, G says {numbers}")  # (document: every 50)
+                draw(f"epoch {i}", average_G(fixed_noise), run.frame, *pattern)
+                run.end_epoch(i)
+            if stop:
+                print(f"Stopped: no better for {stopper.steps} looks; raise --patience")
+                break
 
     # 3.5.4. TorchScript is deprecated, so torch.export.
-    common.say("Saving G")
+    print("Saving G")
     path = run.folder / "generator.pt2"
     rows = ({0: torch.export.Dim("n")},)  # any number of them
     example = torch.randn((2, 100))
@@ -322,12 +314,11 @@ def main(argv=None):
     torch.export.save(torch.export.export(net, (example,), dynamic_shapes=rows), path)
     new_G = torch.export.load(path).module()  # it is in eval mode already
     new_data = new_G(torch.randn((10_000, 100)))  # from other noise
-    common.say(data_to_num(new_data[:10]))
-    path = run.folder / "new_data.png"
-    draw("new data", new_data, path, *pattern)
-    return run.finish(score(new_data, *pattern), ABOUT, path.name)
+    print(f"new data: {data_to_num(new_data[:10]).tolist()}")
+    draw("new data", new_data, run.folder / "new_data.png", *pattern)
+    return run.finish(score(new_data, *pattern), ABOUT, "new_data.png")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # the nets are tiny: more would wait for each other
+    common.use_one_thread()
     main()
