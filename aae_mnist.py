@@ -5,7 +5,7 @@ Mirrors document 5, the program under its last heading (Makhzani et al.,
 judges codes, not images: they learn to look like N(0, I). So random codes,
 decoded, are new digits.
 
-    python aae_mnist.py                  # train: 5 minutes, two cores
+    python aae_mnist.py                  # train: six minutes
     python aae_mnist.py --max-steps 300  # a quick try
     python aae_mnist.py --resume runs/aae_mnist/1/checkpoint.pt --epochs 30
     python aae_mnist.py --generate runs/aae_mnist/1/checkpoint.pt --n 100
@@ -50,7 +50,8 @@ ABOUT = {
 
 
 # %% 实现一个简单的GAN: the options. --n_epochs is --epochs, as in all scripts here.
-# --channels is always 1. --n_cpu loaded images; here they are all in memory.
+# --channels is always 1. --n_cpu loaded images; here they are all in memory. The help
+# of --b2 says first order: it is the second.
 def parse(argv):
     parser = common.make_parser("aae_mnist", __doc__, epochs=20, batch_size=64)
     add = parser.add_argument
@@ -145,6 +146,7 @@ class Discriminator(nn.Module):
 
 
 # %% Pictures and score
+# (In the document, sample_image stands behind the optimizers: here these are in main.)
 # The decoder is in eval mode. In training mode, as in the document, batch norm would
 # mix the codes z into its running mean and variance, which the saved decoder needs.
 @torch.no_grad()
@@ -241,6 +243,8 @@ def generate(args):
 
 
 # %% Training
+# The document's last sentence takes 输出概率是0.5 for the best result. Lesson 1 shows a
+# run that has it, and draws smears.
 def main(argv=None):
     opt = parse(argv)
     torch.manual_seed(opt.seed)
@@ -262,7 +266,8 @@ def main(argv=None):
     adam = {"lr": opt.lr, "betas": (opt.b1, opt.b2), "fused": True}
     optimizer_G = optim.Adam([*encoder.parameters(), *decoder.parameters()], **adam)
     optimizer_D = optim.Adam(discriminator.parameters(), **adam)
-    fixed_z = torch.randn(100, opt.latent_dim).to(device)  # the same for all samples
+    # The same codes for all samples. (The document draws new ones each time.)
+    fixed_z = torch.randn(100, opt.latent_dim).to(device)
 
     parts = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator}
     parts |= {"average_encoder": average_encoder, "average_decoder": average_decoder}

@@ -64,11 +64,11 @@ def make_parser(script, description, epochs, batch_size):
     add("--seed", type=seed, default=0, metavar="N", help="of all random numbers")
     add("--device", choices=devices, default=devices[-1], help="where to compute")
     hidden = argparse.SUPPRESS  # no default that --help could show
-    add("--max-steps", type=size, default=hidden, metavar="N", help="for a quick try")
-    add("--out", type=Path, default=hidden, metavar="DIR", help="a folder to write to")
-    add("--resume", type=Path, default=hidden, metavar="FILE", help="train on")
+    add("--max-steps", type=size, default=hidden, metavar="N", help="a quick try")
+    add("--out", type=Path, default=hidden, metavar="DIR", help="write there")
+    add("--resume", type=Path, default=hidden, metavar="FILE", help="go on")
     add("--generate", type=Path, default=hidden, metavar="FILE", help="only draw")
-    add("--document", action="store_true", default=hidden, help="its own settings")
+    add("--document", action="store_true", default=hidden, help="document's settings")
     return parser
 
 

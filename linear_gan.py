@@ -10,7 +10,7 @@ Mirrors document 1, sections 2 to 11. G is one linear layer.
 Open training.gif: losses above, points below. G's points begin as one dot.
 The dot becomes a line, and the line turns and widens until it covers the
 data. The run ends with wasserstein_2, how far G's points are from the data: 0
-is perfect, below 0.2 good, 3 untrained. What next? Go on to 50 epochs, as
+is perfect, below 0.3 good, 3 untrained. What next? Go on to 50 epochs, as
 above, and compare the score with the losses: see lesson 1.
 """
 
@@ -23,13 +23,10 @@ from torch import nn
 import common
 from common import rate, share, size  # types of options
 
-# What --document brings back. wasserstein_2 with only this brought back: median and
-# worst of ten seeds. By default they are 0.09 and 0.15.
-DOCUMENT = {
-    "beta1": 0.9,  # 0.19, 0.64: lesson 2
-    "weight_decay": 0.0,  # 0.13, 0.25: lesson 5
-}  # both: 0.21, 0.58
-ABOUT = {"wasserstein_2": "from G's points to the data; 0 is perfect, below 0.2 good"}
+# What --document brings back, with its wasserstein_2. By default it is 0.13, and 0.3
+# at worst (twenty runs).
+DOCUMENT = {"beta1": 0.9}  # 0.2, and 0.7 at worst: a matter of taste. Lesson 2
+ABOUT = {"wasserstein_2": "distance of G's points from the data; good: below 0.3"}
 
 
 # %% 2 - Create the data
@@ -99,7 +96,7 @@ def update_G(Z, nnet_D, nnet_G, loss, trainer_G):
 
 
 # %% 6 - Initialize the parameters
-def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
+def init_params(Discriminator, Generator, lr_D, lr_G, beta1):
     """Draw all parameters from N(0, 0.02^2). Returns all that training needs."""
     loss = nn.BCEWithLogitsLoss(reduction="sum")
     for w in Discriminator.parameters():
@@ -107,8 +104,7 @@ def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
     for w in Generator.parameters():
         nn.init.normal_(w, 0, 0.02)
     adam = {"betas": (beta1, 0.999), "fused": True}  # fused: the same Adam, faster
-    decay = {"weight_decay": weight_decay}  # with 0, AdamW is the document's Adam
-    trainer_D = torch.optim.AdamW(Discriminator.parameters(), lr=lr_D, **adam, **decay)
+    trainer_D = torch.optim.Adam(Discriminator.parameters(), lr=lr_D, **adam)
     trainer_G = torch.optim.Adam(Generator.parameters(), lr=lr_G, **adam)
     fig = Figure(figsize=(5, 7.5), dpi=80)
     fig.subplots_adjust(left=0.13, right=0.96, bottom=0.07, top=0.95, hspace=0.3)
@@ -200,7 +196,6 @@ def parse(argv):
     add("--lr-D", type=rate, default=0.05, metavar="X", help="D's learning rate")
     add("--lr-G", type=rate, default=0.005, metavar="X", help="G's learning rate")
     add("--beta1", type=share, default=0.5, metavar="X", help="Adam's momentum")
-    add("--weight-decay", type=share, default=0.005, metavar="X", help="of D's weights")
     add("--n", type=size, default=100, metavar="N", help="points to --generate")
     return common.parse(parser, argv, DOCUMENT)
 
@@ -220,7 +215,8 @@ def generate(args):
 
 
 # %% 10 - Create the training function, 11 - Train the model
-# About the learning rates of section 11: see lesson 3.
+# About the learning rates of section 11: see lesson 3. Its last sentence (识别出不 should
+# be 识别不出) takes losses that meet for success: see lesson 1.
 def main(argv=None):
     args = parse(argv)
     torch.manual_seed(args.seed)
@@ -233,14 +229,14 @@ def main(argv=None):
     Gen = make_Gen().to(device)
     Disc = make_Disc().to(device)
     loss, trainer_D, trainer_G, fig, axes, loss_D, loss_G = init_params(
-        Disc, Gen, args.lr_D, args.lr_G, args.beta1, args.weight_decay
+        Disc, Gen, args.lr_D, args.lr_G, args.beta1
     )
     parts = {"G": Gen, "D": Disc, "trainer_G": trainer_G, "trainer_D": trainer_D}
     with common.Run(args, **parts) as run:  # it has the clock: tik, tok
         run.levels = {
             "loss_D": {"balance: D undecided, ln 2 (half the sum)": 0.693},
             "loss_G": {"balance: D undecided, ln 2": 0.693},
-            "wasserstein_2": {"good": 0.2},
+            "wasserstein_2": {"good": 0.3},
         }
         loss_D.extend(run.history.get("loss_D", {}).values())  # after --resume
         loss_G.extend(run.history.get("loss_G", {}).values())

@@ -1,20 +1,19 @@
 """A GAN that draws handwritten digits, with batch norm in the generator.
 
 Mirrors document 3, its first example. Both updates of a step share one noise.
-It takes five minutes on two cores. Noise becomes strokes in the first epoch,
-then digits.
+It takes eight minutes. Noise becomes strokes in the first epoch, then digits.
 
-    python mnist_bn_gan.py                  # train
-    python mnist_bn_gan.py --max-steps 300  # a quick try
-    python mnist_bn_gan.py --resume runs/mnist_bn_gan/1/checkpoint.pt
-    python mnist_bn_gan.py --generate runs/mnist_bn_gan/1/checkpoint.pt --n 9
-    python mnist_bn_gan.py --document       # the document's settings
+  python mnist_bn_gan.py                  # train
+  python mnist_bn_gan.py --max-steps 300  # a quick try
+  python mnist_bn_gan.py --resume runs/mnist_bn_gan/1/checkpoint.pt --epochs 30
+  python mnist_bn_gan.py --generate runs/mnist_bn_gan/1/checkpoint.pt --n 9
+  python mnist_bn_gan.py --document       # the document's settings
 
 Open training.gif, then losses.png. The document takes steady losses for
-success. They are no sign of it (lesson 1). Look at fd, with which the run
-ends: how far 10,000 generated images are from the test images (good: below
-6). Then comes the share of each digit. What next? --no-average shows G as the
-last step left it.
+success. They are no sign of it (lesson 1). The run ends with fd, how far
+10,000 generated images are from the test images (good: below 7), and rarest,
+how often the rarest digit comes (1 is fair). What next? --no-average shows G
+as the last step left it.
 """
 
 # 文档 3：GAN, the first example
@@ -142,7 +141,7 @@ def generate(args):
     print(path)
 
 
-# %% 训练过程
+# %% 训练过程: train_GAN is main. Its one learning rate became two: see DOCUMENT.
 # 为什么先训练判别器: G learns from D's gradient; an untrained D teaches nothing. But
 # the updates alternate, so the order matters for one step only: see lesson 8.
 def main(argv=None):

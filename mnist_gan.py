@@ -1,8 +1,7 @@
 """A GAN that draws handwritten digits: noise in, MNIST out.
 
 Mirrors document 2, sections 2 and 3: its to-dos done, its questions answered.
-It takes three minutes on two cores. Grey blots become strokes, and the
-strokes digits.
+It takes four minutes. Grey blots become strokes, and the strokes digits.
 
     python mnist_gan.py                  # train
     python mnist_gan.py --max-steps 300  # a quick try
@@ -13,8 +12,8 @@ strokes digits.
 
 Open training.gif, then losses.png: the losses hardly move while the digits
 get better. So the run ends with fd: how far 10,000 generated images are from
-the test images (good: below 9), and the share of each digit. What next?
---beta1 0.9 shows how a GAN fails: lesson 2.
+the test images (good: below 9), and rarest, how often the rarest digit comes
+(1 is fair). What next? --beta1 0.9 shows how a GAN fails: lesson 2.
 """
 
 # 文档 2：实验任务一：生成对抗网络（GAN）
@@ -52,8 +51,9 @@ ABOUT = {
 # %% 1. GAN的训练, GAN的损失函数
 # The document says that both nets have nothing to do with each other. That is so for
 # their weights; but G learns only through D: its gradient comes back through D.
-# Slips: D(z) in step 1 is G(z); 均值分布 is 均匀分布 (uniform); #TOOD is a to-do. L_D is
-# all of V, not a part, and is to be maximised: as a loss it needs a minus.
+# Slips: D(z) in step 1 is G(z); 均值分布 is 均匀分布 (uniform); #TOOD is a to-do. V(D, G)
+# is what stands behind min max, which are no part of it. L_D is all of V, not a part,
+# and is to be maximised: as a loss it needs a minus. 哪些维度: see lesson 9.
 
 
 # %% 2. 实现生成器代码

@@ -7,7 +7,6 @@ name all of them equally often takes thousands more: ten seconds.
     python numbers_gan.py                             # multiples of 5
     python numbers_gan.py --multiple 3                # exercise 3.4
     python numbers_gan.py --multiple 2 --remainder 1  # odd numbers
-    python numbers_gan.py --resume runs/numbers_gan/1/checkpoint.pt
     python numbers_gan.py --generate runs/numbers_gan/1/checkpoint.pt --n 20
     python numbers_gan.py --document                 # the document's settings
 
