@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure  # not pyplot, which may open windows
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
@@ -370,7 +370,7 @@ def save_grid(grid, path, title):
     pixels = (grid.permute(1, 2, 0) * 255).round().byte().cpu()
     picture = Image.fromarray(pixels.numpy())
     factor = max(2, 480 // picture.width)
-    picture = picture.resize((factor * picture.width, factor * picture.height), 0)
+    picture = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
     page = Image.new("RGB", (picture.width, picture.height + 26), "white")
     page.paste(picture, (0, 26))
     ImageDraw.Draw(page).text((6, 3), title, "black", ImageFont.load_default(16))

@@ -35,7 +35,7 @@ DOCUMENT = {
     "negative_slope": 0.0,  # 0.0008, 0.61; sine 0.0016, 0.36: units die
     "weight_decay": 0.0,  # 0.0025, 0.74: lesson 5
     "lr_G": 0.0005,  # 0.0012, 0.93; sine 0.0075, 0: lesson 3
-    "lr_D": 0.0005,  # 0.0005, 0.85; sine 0.0018, 0.72: hardly worse
+    "lr_D": 0.0005,  # cosine 0.004: a thousand epochs are not enough
     "beta1": 0.9,  # 0.0032, 0.02: lesson 2
     "watch": "error",  # 0.0061, 0.88: see EarlyStop, and lesson 7
     "patience": 1000,
