@@ -319,6 +319,8 @@ def main(argv=None):
                     title = f"epoch {epoch}, step {run.step}"
                     sample_image(average_decoder, fixed_z, run.frame, title)
 
+            title = f"epoch {epoch}, step {run.step}"
+            sample_image(average_decoder, fixed_z, run.frame, title)
             if epoch % 5 == 0:  # (the document has no score)
                 quality = score(average_encoder, average_decoder, test_imgs)
                 run.log(error=quality["error"], fd=quality["fd"])

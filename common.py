@@ -155,9 +155,9 @@ def read_archive(name, header):
     path = DATA / "MNIST" / "raw" / name
     try:
         content = bytearray(gzip.decompress(path.read_bytes()))
+        return torch.frombuffer(content, dtype=torch.uint8, offset=header)
     except Exception as error:  # noqa: BLE001 (a damaged file raises one of four)
         raise SystemExit(f"error: {path}: {error}. Download it again") from None
-    return torch.frombuffer(content, dtype=torch.uint8, offset=header)
 
 
 def minibatches(args, *tensors):

@@ -37,10 +37,11 @@ def load():
     """
     try:
         state = torch.load(PATH, weights_only=True)
+        mean = state.pop("mean")
+        covariance = state.pop("covariance")
     except Exception as error:  # noqa: BLE001 (one of several, if it is damaged)
-        raise SystemExit(f"error: {PATH}: {error}. Download it again") from None
-    mean = state.pop("mean")
-    covariance = state.pop("covariance")
+        kind = type(error).__name__
+        raise SystemExit(f"error: {PATH}: {kind}. Download it again") from None
     with torch.random.fork_rng(devices=[]):  # a new net takes random numbers
         net = make_judge()
     net.load_state_dict(state)

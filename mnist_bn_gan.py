@@ -3,11 +3,10 @@
 Mirrors document 3, its first example. Both updates of a step share one noise.
 It takes eight minutes. Noise becomes strokes in the first epoch, then digits.
 
-  python mnist_bn_gan.py                  # train
-  python mnist_bn_gan.py --max-steps 300  # a quick try
-  python mnist_bn_gan.py --resume runs/mnist_bn_gan/1/checkpoint.pt --epochs 30
-  python mnist_bn_gan.py --generate runs/mnist_bn_gan/1/checkpoint.pt --n 9
-  python mnist_bn_gan.py --document       # the document's settings
+    python mnist_bn_gan.py                  # train
+    python mnist_bn_gan.py --max-steps 300  # a quick try
+    python mnist_bn_gan.py --generate runs/mnist_bn_gan/1/checkpoint.pt --n 9
+    python mnist_bn_gan.py --document       # the document's settings
 
 Open training.gif, then losses.png. The document takes steady losses for
 success. They are no sign of it (lesson 1). The run ends with fd, how far

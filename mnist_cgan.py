@@ -156,7 +156,7 @@ def parse(argv):
     add("--beta1", type=share, default=0.5, metavar="X", help="Adam's momentum")
     add("--noise-dim", type=size, default=100, metavar="N", help="numbers of noise")
     add("--average", action=flag, default=True, help="draw with the average of G")
-    all_digits = "0123456789"
+    all_digits = list(range(10))
     add("--digits", type=list_digits, default=all_digits, help="what to --generate")
     add("--n", type=size, default=1, metavar="N", help="images of each digit")
     return common.parse(parser, argv, DOCUMENT)

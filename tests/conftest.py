@@ -1,18 +1,16 @@
-"""What the tests share: a small MNIST, short runs, refusals. Fixtures only."""
+"""What the tests share: a small MNIST, small figures, runs. Fixtures only."""
 
 import contextlib
 import importlib
 import io
-import shutil
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
@@ -21,23 +19,28 @@ import common
 import judge
 from test_smoke import SCRIPTS
 
-# Options for three steps an epoch. (An epoch of numbers_gan.py is one step.)
-THREE_STEPS = {
-    "linear_gan": "--batch-size 400",
-    "curve_gan": "--batch-size 800",
-    "numbers_gan": "--batch-size 10",
-}
-THREE_STEPS_OF_300_IMAGES = "--batch-size 128"
+
+def do_nothing(*args):
+    """Instead of add_graph, which takes a second."""
 
 
-class Trained(Exception):
-    """Ends main after the training: nothing is exported and judged."""
+save_figure = Figure.savefig
+
+
+def save_small(figure, path, **how):
+    """Save what a figure shows of the data. Its words take long to draw."""
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_axis_off()
+    save_figure(figure, path, dpi=10)
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    """Each test starts in an empty folder, on one thread."""
+def small(tmp_path, monkeypatch):
+    """Each test starts in an empty folder, on one thread. Figures are small."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Figure, "savefig", save_small)
+    monkeypatch.setattr(SummaryWriter, "add_graph", do_nothing)
     torch.set_num_threads(1)
 
 
@@ -47,91 +50,56 @@ def script(request):
     return importlib.import_module(request.param)
 
 
-@pytest.fixture
-def source(script):
-    """The text of a script."""
-    return Path(script.__file__).read_text(encoding="utf-8")
-
-
 @pytest.fixture(scope="session")
 def mnist():
     """All of MNIST: {is it for training?: (images, labels)}."""
     return {True: common.load_mnist(), False: common.load_mnist(train=False)}
 
 
-def shrink(patch, mnist):
-    """Leave 300 training images and 200 test images. The judge says fd 5, all 0s."""
+@pytest.fixture(scope="session")
+def train(mnist):
+    """A function: it calls main for a small training. Returns the score.
+
+    Of MNIST there are 300 images. The judge says fd 5, and that all are zeros.
+    """
 
     def load_mnist(train=True):
         images, labels = mnist[train]
-        n = 300 if train else 200
-        return images[:n], labels[:n]
+        return images[:300], labels[:300]
 
     def assess(images, test_images=None):
         return 5.0, torch.zeros(len(images), dtype=torch.int64)
 
-    patch.setattr(common, "load_mnist", load_mnist)
-    patch.setattr(judge, "assess", assess)
-
-
-@pytest.fixture
-def small_mnist(monkeypatch, mnist):
-    shrink(monkeypatch, mnist)
-
-
-def options_of(script):
-    return THREE_STEPS.get(script.__name__, THREE_STEPS_OF_300_IMAGES)
-
-
-@pytest.fixture
-def three_steps(script):
-    """Options for three steps an epoch."""
-    return options_of(script)
-
-
-def do_nothing(*args):
-    """Instead of add_graph, which takes a second."""
-
-
-def save_dot(figure, path, **how):
-    """Instead of a figure, which takes a third of a second to draw."""
-    Image.new("RGB", (8, 8)).save(path, format="PNG")
-
-
-@pytest.fixture
-def train(small_mnist):
-    """A function: it trains by main, but ends before the export. Returns the Run.
-
-    Figures are drawn only if it is told so, and no graph for TensorBoard.
-    """
-    leave = common.Run.__exit__
-
-    def call(script, options, device="cpu", figures=False):
-        runs = []
-
-        def leave_and_end(run, kind, error, traceback):
-            runs.append(run)
-            leave(run, kind, error, traceback)
-            if error is None:
-                raise Trained
-
+    def call(script, options, device="cpu"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(common.Run, "__exit__", leave_and_end)
-            patch.setattr(common.SummaryWriter, "add_graph", do_nothing)
-            if not figures:
-                patch.setattr(Figure, "savefig", save_dot)
-            with contextlib.suppress(Trained):
-                script.main(f"{options} --device {device}")
-        return runs[0]
+            patch.setattr(common, "load_mnist", load_mnist)
+            patch.setattr(judge, "assess", assess)
+            return script.main(f"{options} --device {device}")
 
     return call
 
 
 @pytest.fixture(scope="session")
-def train_once(tmp_path_factory, mnist):
+def read_checkpoint():
+    """A function: it reads the checkpoint of a run's folder."""
+
+    def read(folder):
+        return torch.load(Path(folder, "checkpoint.pt"), weights_only=True)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def options():
+    """Of most trainings here: twelve steps or more an epoch."""
+    return "--batch-size 25"
+
+
+@pytest.fixture(scope="session")
+def train_once(tmp_path_factory, train, options, read_checkpoint):
     """A function: it gives a script's one whole run of two epochs. Leave it as it is.
 
-    The run is made when it is first asked for. Figures are of linear_gan.py only.
+    The run is made when it is first asked for.
     """
     finished = {}
 
@@ -140,19 +108,13 @@ def train_once(tmp_path_factory, mnist):
         if name not in finished:
             folder = tmp_path_factory.mktemp("whole") / name
             output = io.StringIO()
-            options = f"{options_of(script)} --epochs 2 --device cpu"
-            with pytest.MonkeyPatch.context() as patch:
-                shrink(patch, mnist)
-                if name != "linear_gan":
-                    patch.setattr(Figure, "savefig", save_dot)
-                with contextlib.redirect_stdout(output):
-                    score = script.main(f"{options} --out {folder}")
-            finished[name] = SimpleNamespace(
-                folder=folder,
-                score=score,
-                output=output.getvalue(),
-                checkpoint=torch.load(folder / "checkpoint.pt", weights_only=True),
-            )
+            with contextlib.redirect_stdout(output):
+                score = train(script, f"{options} --epochs 2 --out {folder}")
+            run = SimpleNamespace(folder=folder, score=score)
+            run.path = folder / "checkpoint.pt"
+            run.checkpoint = read_checkpoint(folder)
+            run.output = output.getvalue()
+            finished[name] = run
         return finished[name]
 
     return get
@@ -160,7 +122,7 @@ def train_once(tmp_path_factory, mnist):
 
 @pytest.fixture
 def whole_run(script, train_once):
-    """A script's one whole run of two epochs: folder, score, output, checkpoint."""
+    """A script's whole run of two epochs: folder, path, score, output, checkpoint."""
     return train_once(script)
 
 
@@ -184,46 +146,11 @@ def refuse(capsys):
 
 
 @pytest.fixture
-def arguments():
-    """A function: it gives what parse returns, of a script named x."""
+def parse():
+    """A function: it gives the arguments of a small script, x.py."""
 
-    def make(**given):
-        args = Namespace(
-            script="x",
-            command="python x.py",
-            epochs=1,
-            batch_size=3,
-            smallest_batch=1,
-            seed=0,
-            device="cpu",
-            max_steps=None,
-            out=None,
-            resume=None,
-            generate=None,
-            checkpoint=None,
-        )
-        for name, value in given.items():
-            setattr(args, name, value)
-        return args
+    def call(options=""):
+        parser = common.make_parser("x", "A small script.", epochs=1, batch_size=3)
+        return common.parse(parser, f"{options} --device cpu", {})
 
-    return make
-
-
-@pytest.fixture
-def read_checkpoint():
-    """A function: it reads the checkpoint of a run's folder."""
-
-    def read(folder):
-        return torch.load(Path(folder, "checkpoint.pt"), weights_only=True)
-
-    return read
-
-
-@pytest.fixture
-def copy_run(tmp_path):
-    """A function: it copies a run's folder to run/, where a test may change it."""
-
-    def copy(folder):
-        shutil.copytree(folder, tmp_path / "run")
-
-    return copy
+    return call

@@ -1,5 +1,8 @@
 """Each net is the document's, layer by layer."""
 
+import math
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -12,190 +15,103 @@ import mnist_cgan
 import mnist_gan
 import numbers_gan
 
+AXES = curve_gan.axes_of("exponential")
+DROP = "LeakyReLU(0.0) Dropout(0.3, False)"
+CURVE_D = f"Scale 2-256 {DROP} 256-128 {DROP} 128-64 {DROP} 64-1 Sigmoid"
+CURVE_G = "2-16 LeakyReLU(0.0) 16-32 LeakyReLU(0.0) 32-2 Unscale"
+MNIST_D = "784-256 LeakyReLU(0.1) 256-256 LeakyReLU(0.1) 256-1 Sigmoid"
+LABEL = "Embedding(10, 10)"
+LEAKY = "LeakyReLU(0.2)"
+BN_256 = f"256 {LEAKY} BatchNorm1d(256) 256-512 {LEAKY} BatchNorm1d(512)"
+BN_512 = f"512 {LEAKY} 512-512 BatchNorm1d(512) {LEAKY}"
+BN_1024 = f"512-1024 {LEAKY} BatchNorm1d(1024) 1024-784 Tanh"
+TO_VERDICT = f"512 {LEAKY} 512-256 {LEAKY} 256-1 Sigmoid"
 
-def same(net, *layers):
-    return str(net) == str(nn.Sequential(*layers))
+# A net, its layers. (2-5 is Linear(2, 5).)
+NETS = [
+    (linear_gan.make_Gen(), "2-2"),
+    (linear_gan.make_Disc(), "2-5 Tanh 5-3 Tanh 3-1"),
+    (curve_gan.Discriminator(AXES, 0.3, 0.0), CURVE_D),
+    (curve_gan.Generator(AXES, 2, 0.0), CURVE_G),
+    (numbers_gan.Discriminator(), "100-1 Sigmoid"),
+    (numbers_gan.Generator(), "100-100 ReLU"),
+    (mnist_gan.Generator(100, 256, 784), "100-256 ReLU 256-256 ReLU 256-784 Tanh"),
+    (mnist_gan.Discriminator(784, 256), MNIST_D),
+    (mnist_bn_gan.Generator(100, 784), f"100-{BN_256} {BN_1024}"),
+    (mnist_bn_gan.Discriminator(784), f"784-{TO_VERDICT}"),
+    (mnist_cgan.Generator(100, 10, 1, 28, 28), f"{LABEL} 110-{BN_256} {BN_1024}"),
+    (mnist_cgan.Discriminator(1, 28, 28, 10), f"{LABEL} 794-{TO_VERDICT}"),
+    (aae_mnist.Encoder(10, img_size=32), f"1024-{BN_512} 512-10 512-10"),
+    (aae_mnist.Decoder(10, img_size=32), f"10-{BN_512} 512-1024 Tanh"),
+    (aae_mnist.Discriminator(10), f"10-{TO_VERDICT}"),
+]
 
 
-def test_linear_gan():
-    assert same(linear_gan.make_Gen(), nn.Linear(2, 2))
-    assert same(
-        linear_gan.make_Disc(),
-        nn.Linear(2, 5),
-        nn.Tanh(),
-        nn.Linear(5, 3),
-        nn.Tanh(),
-        nn.Linear(3, 1),
-    )
+@pytest.mark.parametrize(("net", "layers"), NETS)
+def test_layers(net, layers):
+    words = []
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            words.append(f"{layer.in_features}-{layer.out_features}")
+        elif not list(layer.children()):
+            word = re.sub(r"\w+=", "", str(layer))  # without names of arguments
+            words.append(re.sub(r", (True|1e-05|0\.1)\b|\(\)", "", word))
+    assert " ".join(words) == layers
+
+
+def test_all_layers_are_used_in_this_order():
+    nets = [
+        (mnist_gan.Generator(9, 8, 7), (5, 7)),
+        (mnist_gan.Discriminator(9, 8), (5, 1)),
+        (mnist_bn_gan.Generator(9, 784).eval(), (5, 1, 28, 28)),
+        (mnist_bn_gan.Discriminator(9), (5, 1)),
+        (aae_mnist.Decoder(9, img_size=6).eval(), (5, 1, 6, 6)),
+        (aae_mnist.Discriminator(9), (5, 1)),
+    ]
+    x = torch.randn(5, 9)
+    for net, shape in nets:
+        assert net(x).shape == shape
+        assert net(x).flatten(1).equal(net.model(x))
+
+
+def test_mnist_cgan_looks_at_labels():
+    G = mnist_cgan.Generator(100, 10, img_channels=3, img_width=6, img_height=4).eval()
+    D = mnist_cgan.Discriminator(3, 6, 4, 10)
+    labels = torch.arange(10)
+    images = G(torch.randn(1, 100).expand(10, 100), labels)
+    assert images.shape == (10, 3, 4, 6)
+    assert len(images.unique(dim=0)) == 10
+    same_image = images[:1].expand(10, 3, 4, 6)
+    assert len(D(same_image, labels).unique()) == 10
 
 
 def test_linear_gan_draws_its_parameters():
     torch.manual_seed(0)
-    D = nn.Linear(100, 100)
-    G = nn.Linear(100, 100)
-    linear_gan.init_params(D, G, 0.05, 0.005, 0.5, 0)
-    for weight in [*D.parameters(), *G.parameters()]:
+    nets = nn.ModuleList([nn.Linear(100, 100), nn.Linear(100, 100)])
+    linear_gan.init_params(*nets, 0.05, 0.005, 0.5)
+    for weight in nets.parameters():
         assert weight.std().item() == pytest.approx(0.02, rel=0.2)
-        assert weight.mean().item() == pytest.approx(0, abs=0.01)
-
-
-def test_curve_gan():
-    """ReLU is LeakyReLU with a slope of 0."""
-    assert same(
-        curve_gan.Discriminator(dropout=0.3, negative_slope=0.0),
-        nn.Linear(2, 256),
-        nn.LeakyReLU(0.0),
-        nn.Dropout(0.3),
-        nn.Linear(256, 128),
-        nn.LeakyReLU(0.0),
-        nn.Dropout(0.3),
-        nn.Linear(128, 64),
-        nn.LeakyReLU(0.0),
-        nn.Dropout(0.3),
-        nn.Linear(64, 1),
-        nn.Sigmoid(),
-    )
-    assert same(
-        curve_gan.Generator(latent_dim=2, negative_slope=0.0),
-        nn.Linear(2, 16),
-        nn.LeakyReLU(0.0),
-        nn.Linear(16, 32),
-        nn.LeakyReLU(0.0),
-        nn.Linear(32, 2),
-    )
-
-
-def test_numbers_gan():
-    assert same(numbers_gan.Discriminator(), nn.Linear(100, 1), nn.Sigmoid())
-    assert same(numbers_gan.Generator(), nn.Linear(100, 100), nn.ReLU())
-
-
-def test_mnist_gan():
-    G = mnist_gan.Generator(100, 256, 784)
-    assert same(
-        G.model,
-        nn.Linear(100, 256),
-        nn.ReLU(),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Linear(256, 784),
-        nn.Tanh(),
-    )
-    D = mnist_gan.Discriminator(784, 256)
-    assert same(
-        D.model,
-        nn.Linear(784, 256),
-        nn.LeakyReLU(0.1),
-        nn.Linear(256, 256),
-        nn.LeakyReLU(0.1),
-        nn.Linear(256, 1),
-        nn.Sigmoid(),
-    )
-    noise = torch.randn(5, 100)
-    images = G(noise)
-    assert images.equal(G.model(noise))
-    assert D(images).equal(D.model(images))
-
-
-def batch_norm_generator(inputs):
-    return [
-        nn.Linear(inputs, 256),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.BatchNorm1d(256),
-        nn.Linear(256, 512),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.BatchNorm1d(512),
-        nn.Linear(512, 1024),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.BatchNorm1d(1024),
-        nn.Linear(1024, 784),
-        nn.Tanh(),
-    ]
-
-
-def leaky_discriminator(inputs):
-    return [
-        nn.Linear(inputs, 512),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Linear(512, 256),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Linear(256, 1),
-        nn.Sigmoid(),
-    ]
-
-
-def test_mnist_bn_gan():
-    G = mnist_bn_gan.Generator(100, 784).eval()
-    D = mnist_bn_gan.Discriminator(784)
-    assert same(G.model, *batch_norm_generator(100))
-    assert same(D.model, *leaky_discriminator(784))
-    noise = torch.randn(5, 100)
-    images = G(noise)
-    assert images.shape == (5, 1, 28, 28)
-    assert images.flatten(1).equal(G.model(noise))
-    assert D(images).equal(D.model(images.flatten(1)))
-
-
-def test_mnist_cgan():
-    G = mnist_cgan.Generator(100, 10, 1, 28, 28).eval()
-    D = mnist_cgan.Discriminator(1, 28, 28, 10)
-    assert same(G.model, *batch_norm_generator(110))
-    assert same(D.model, *leaky_discriminator(794))
-    assert str(G.label_emb) == str(D.label_emb) == "Embedding(10, 10)"
-    noise = torch.randn(1, 100).expand(10, 100)
-    labels = torch.arange(10)
-    images = G(noise, labels)
-    assert images.shape == (10, 1, 28, 28)
-    for image in images[1:]:  # by another label, another image
-        assert not image.equal(images[0])
-    same_image = images[:1].expand(10, 1, 28, 28)
-    assert len(D(same_image, labels).unique()) == 10
-
-
-def test_mnist_cgan_takes_images_that_are_not_square():
-    G = mnist_cgan.Generator(100, 10, img_channels=3, img_width=6, img_height=4)
-    images = G(torch.randn(5, 100), torch.arange(5))
-    assert images.shape == (5, 3, 4, 6)
-
-
-def test_aae_mnist():
-    encoder = aae_mnist.Encoder(latent_dim=10, img_size=32).eval()
-    decoder = aae_mnist.Decoder(latent_dim=10, img_size=32).eval()
-    D = aae_mnist.Discriminator(latent_dim=10)
-    assert same(
-        encoder.model,
-        nn.Linear(1024, 512),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Linear(512, 512),
-        nn.BatchNorm1d(512),
-        nn.LeakyReLU(0.2, inplace=True),
-    )
-    assert str(encoder.mu) == str(encoder.logvar) == str(nn.Linear(512, 10))
-    assert same(
-        decoder.model,
-        nn.Linear(10, 512),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Linear(512, 512),
-        nn.BatchNorm1d(512),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Linear(512, 1024),
-        nn.Tanh(),
-    )
-    assert same(D.model, *leaky_discriminator(10))
-    codes = torch.randn(5, 10)
-    images = decoder(codes)
-    assert images.shape == (5, 1, 32, 32)
-    assert images.flatten(1).equal(decoder.model(codes))
-    assert D(codes).equal(D.model(codes))
 
 
 def test_aae_mnist_draws_codes():
-    """By mu and logvar, in this order."""
-    encoder = aae_mnist.Encoder(latent_dim=1, img_size=4).eval()
-    nn.init.zeros_(encoder.mu.weight)
-    nn.init.constant_(encoder.mu.bias, 3)
-    nn.init.zeros_(encoder.logvar.weight)
-    nn.init.constant_(encoder.logvar.bias, -100)
-    codes = encoder(torch.randn(50, 1, 4, 4))
-    assert codes.mean().item() == pytest.approx(3)
-    assert codes.std().item() == pytest.approx(0, abs=1e-6)
+    """Of N(3, 0.5^2), as its layers mu and logvar say."""
+    torch.manual_seed(0)
+    encoder = aae_mnist.Encoder(latent_dim=1, img_size=2).eval()
+    for layer, value in ((encoder.mu, 3), (encoder.logvar, math.log(0.25))):
+        nn.init.zeros_(layer.weight)
+        nn.init.constant_(layer.bias, value)
+    codes = encoder(torch.randn(5000, 1, 2, 2))
+    assert codes.mean().item() == pytest.approx(3, rel=0.02)
+    assert codes.std().item() == pytest.approx(0.5, rel=0.04)
+    codes.sum().backward()
+    assert encoder.mu.bias.grad.item() == 5000
+
+
+def test_units_of_curve_gan():
+    """The nets see the figure's axes from -3 to 3."""
+    for curve, (_, _, x_range, y_limits) in curve_gan.CURVES.items():
+        axes = curve_gan.axes_of(curve)
+        corners = torch.tensor([x_range, y_limits]).T.float()
+        scaled = curve_gan.Scale(*axes)(corners)
+        assert scaled.flatten().tolist() == pytest.approx([-3, -3, 3, 3])
+        torch.testing.assert_close(curve_gan.Unscale(*axes)(scaled), corners)

@@ -1,15 +1,13 @@
 """Each update moves one net, in the document's order, by the document's loss."""
 
-import math
+import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-import aae_mnist
 import common
-
-# What D says to what it sees first, second and third in a step.
-FIRST, SECOND, THIRD = 0.9, 0.8, 0.7
 
 # The updates of a step.
 ORDER = {
@@ -19,185 +17,145 @@ ORDER = {
     "mnist_gan": ["D", "G"],
     "mnist_bn_gan": ["D", "G"],
     "mnist_cgan": ["D", "G"],
-    "aae_mnist": ["encoder decoder", "discriminator"],
+    "aae_mnist": ["G decoder", "D"],  # its G is the encoder: it makes codes
 }
-HALVE_LOSS_D = ["linear_gan", "mnist_bn_gan"]
-SAME_NOISE = ["linear_gan", "mnist_bn_gan"]  # for both updates
+HALVE_LOSS_D = ["linear_gan", "mnist_bn_gan", "aae_mnist"]
+SAME_NOISE = ["linear_gan", "mnist_bn_gan", "aae_mnist"]  # for both updates
 
 
-class Notes:
-    """What happens in a step."""
+def watch(parts, notes):
+    """Note the calls of the nets, and which of them an update moves.
 
-    def __init__(self):
-        self.seen = []  # what D sees: tensors, with or without a graph
-        self.labels = []  # what else D sees
-        self.made = []  # what G makes
-        self.moved = []  # names of the nets that an update has moved
-        self.events = []  # zero_grad, backward, step
-
-
-@pytest.fixture
-def notes(script, monkeypatch):
-    """Watch the nets and the optimizers of the next run. D says what we want."""
-    notes = Notes()
-    names = set(" ".join(ORDER[script.__name__]).split())
-
-    def answer(D, inputs, output):
-        notes.seen.append(inputs[0])
-        notes.labels.append(inputs[1:])
-        wanted = [FIRST, SECOND, THIRD][len(notes.seen) - 1]
-        if script.__name__ == "linear_gan":  # its D gives logits
-            wanted = math.log(wanted / (1 - wanted))
-        return output - output.detach() + wanted  # it still has gradients
-
-    def keep(G, inputs, output):
-        notes.made.append(output)
-
-    def watch(run):
-        nets = {}
-        for name in sorted(names, reverse=True):
-            nets[name] = run.parts[name]
-        old = read_weights(nets)
-
-        def look(optimizer, args, kwargs):
-            moved = []
-            for name, weights in read_weights(nets).items():
-                if not weights.equal(old[name]):
-                    moved.append(name)
-                old[name] = weights
-            notes.moved.append(" ".join(moved))
-            notes.events.append("step")
-
-        for part in run.parts.values():
-            if isinstance(part, torch.optim.Optimizer):
-                part.register_step_post_hook(look)
-        D = nets.get("D") or nets["discriminator"]
-        G = nets.get("G") or nets["encoder"]
-        D.register_forward_hook(answer)
-        G.register_forward_hook(keep)
-        return run
-
-    note_calls(monkeypatch, notes, torch.Tensor, "backward")
-    note_calls(monkeypatch, notes, torch.optim.Optimizer, "zero_grad")
-    monkeypatch.setattr(common.Run, "__enter__", watch)
-    return notes
-
-
-def note_calls(monkeypatch, notes, owner, name):
-    original = getattr(owner, name)
-
-    def call(*args, **kwargs):
-        notes.events.append(name)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, call)
-
-
-def read_weights(nets):
+    After each update, gradients are spoilt: the next one has to clear them.
+    """
+    nets = {}
     weights = {}
-    for name, net in nets.items():
-        vector = torch.nn.utils.parameters_to_vector(net.parameters())
-        weights[name] = vector.detach().clone()
-    return weights
 
+    def note_call(net, inputs, output):
+        if net.training:  # not to be drawn or judged
+            notes.calls[net].append((inputs, output))
 
-def first_losses(run):
-    loss_D = run.history["loss_D"][1]
-    loss_G = run.history["loss_G"][1]
-    return [loss_D, loss_G]
+    def note_update(optimizer, args, kwargs):
+        moved = []
+        for name, net in nets.items():
+            new = nn.utils.parameters_to_vector(net.parameters()).detach()
+            if not new.equal(weights[name]):
+                moved.append(name)
+            weights[name] = new
+            for weight in net.parameters():
+                weight.grad = torch.full_like(weight, 1000)
+        notes.moved.append(" ".join(moved))
 
-
-def test_updates(script, train, notes):
-    run = train(script, "--max-steps 1")
-    order = ORDER[script.__name__]
-    for name, part in run.parts.items():
-        if name.startswith(("average_", "best_")):  # what is drawn, judged, saved
+    for name, part in parts.items():
+        if isinstance(part, torch.optim.Optimizer):
+            part.register_step_post_hook(note_update)
+        elif name.startswith(("average_", "best_")):
             assert not part.training
-    assert notes.moved == order
-    assert notes.events == ["zero_grad", "backward", "step"] * len(order)
-    assert len(notes.seen) == 3
-    if script is aae_mnist:
-        check_codes(notes)
-        return
-    loss_D = -math.log(FIRST) - math.log(1 - SECOND)  # real, fake
-    if script.__name__ in HALVE_LOSS_D:
+        elif isinstance(part, nn.Module):
+            name = {"encoder": "G", "discriminator": "D"}.get(name, name)
+            nets[name] = part
+            weights[name] = nn.utils.parameters_to_vector(part.parameters()).detach()
+            notes.calls[part] = []
+            setattr(notes, name, notes.calls[part])  # [(inputs, output), ...]
+            part.register_forward_hook(note_call)
+
+
+@pytest.fixture(scope="module")
+def watch_once(train, tmp_path_factory, options):
+    """A function: it trains a script for two epochs. Returns notes, and the folder."""
+    known = {}
+
+    def get(name):
+        if name not in known:
+            notes = SimpleNamespace(calls={}, moved=[])
+
+            class WatchedRun(common.Run):
+                def __init__(self, args, **parts):
+                    super().__init__(args, **parts)
+                    watch(parts, notes)
+
+            folder = tmp_path_factory.mktemp("watched") / name
+            script = importlib.import_module(name)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(common, "Run", WatchedRun)
+                train(script, f"{options} --epochs 2 --out {folder}")
+            known[name] = (notes, folder)
+        return known[name]
+
+    return get
+
+
+def test_old_gradients_are_cleared(script, watch_once, whole_run, read_checkpoint):
+    _, folder = watch_once(script.__name__)
+    parts = read_checkpoint(folder)["parts"]
+    torch.testing.assert_close(parts, whole_run.checkpoint["parts"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_each_update_moves_one_net(name, watch_once, read_checkpoint):
+    notes, folder = watch_once(name)
+    steps = read_checkpoint(folder)["step"]
+    assert notes.moved == ORDER[name] * steps
+
+
+def calls_of_D(name, notes, step):
+    """D's calls in a step, (inputs, output): of real samples, of fakes, for G."""
+    first, second, third = notes.D[3 * step : 3 * step + 3]
+    if name == "aae_mnist":  # its G comes first
+        return second, third, first
+    return first, second, third
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_losses(name, watch_once, read_checkpoint):
+    notes, folder = watch_once(name)
+    checkpoint = read_checkpoint(folder)
+    steps = checkpoint["step"] // 2
+    loss_D = 0
+    loss_G = 0
+    for step in range(steps):
+        outputs = [output for _, output in calls_of_D(name, notes, step)]
+        if name == "linear_gan":  # its D gives logits
+            outputs = [output.sigmoid() for output in outputs]
+        real, fake, fake_for_G = outputs
+        loss_D += -real.log().mean() - (1 - fake).log().mean()
+        verdict = -fake_for_G.log().mean()
+        if name == "aae_mnist":
+            pixels = notes.decoder[step][1] - notes.G[step][0][0]
+            verdict = 0.05 * verdict + 0.95 * pixels.abs().mean()
+        loss_G += verdict
+    if name in HALVE_LOSS_D:
         loss_D /= 2
-    loss_G = -math.log(THIRD)
-    assert first_losses(run) == pytest.approx([loss_D, loss_G], rel=1e-4)
-    check_samples(script, notes)
+    history = checkpoint["history"]
+    assert history["loss_D"][1] == pytest.approx(loss_D.item() / steps, rel=1e-4)
+    assert history["loss_G"][1] == pytest.approx(loss_G.item() / steps, rel=1e-4)
 
 
-def check_samples(script, notes):
-    """D sees real samples, then fakes without a graph, then fakes with one."""
-    real, fake, fake_for_G = notes.seen
+@pytest.mark.parametrize("name", ORDER)
+def test_samples(name, watch_once):
+    """D sees real samples, fakes without a graph, and, for G, fakes with one."""
+    notes, _ = watch_once(name)
+    real, fake, fake_for_G = [inputs[0] for inputs, _ in calls_of_D(name, notes, 0)]
     assert not real.requires_grad
     assert not fake.requires_grad
     assert fake_for_G.requires_grad
-    fakes = [made.detach() for made in notes.made]
-    assert not contains(fakes, real)
-    assert contains(fakes, fake)
-    assert contains(fakes, fake_for_G)
-    has_same_noise = fake.equal(fake_for_G)
-    assert has_same_noise == (script.__name__ in SAME_NOISE)
+    assert not real.equal(fake)
+    assert fake.equal(notes.G[0][1])
+    assert fake.equal(fake_for_G) == (name in SAME_NOISE)
+    assert not notes.G[0][0][0].equal(notes.G[2][0][0])  # new noise in a later step
+    if name == "aae_mnist":  # to D, N(0, I) is real
+        assert real.std().item() == pytest.approx(1, abs=0.2)
 
 
-def contains(tensors, wanted):
-    for tensor in tensors:
-        if tensor.equal(wanted):
-            return True
-    return False
-
-
-def check_codes(notes):
-    """D sees codes with a graph, then N(0, I), then the codes without a graph."""
-    codes, normal, codes_again = notes.seen
-    assert codes.requires_grad
-    assert not normal.requires_grad
-    assert not codes_again.requires_grad
-    assert codes.equal(codes_again)
-    assert normal.std().item() == pytest.approx(1, abs=0.2)
-    assert normal.mean().item() == pytest.approx(0, abs=0.2)
-
-
-@pytest.mark.parametrize("script", ["aae_mnist"], indirect=True)
-def test_losses_of_aae_mnist(script, train, notes, monkeypatch):
-    """Encoder and decoder share one loss, of D's verdict and of the pixels."""
-
-    def always_2(loss, images, others):
-        difference = (images - others).sum()
-        return difference - difference.detach() + 2
-
-    monkeypatch.setattr(torch.nn.L1Loss, "forward", always_2)
-    run = train(script, "--max-steps 1 --adversarial 0.25")
-    loss_G = 0.25 * -math.log(FIRST) + 0.75 * 2
-    real_loss = -math.log(SECOND)
-    fake_loss = -math.log(1 - THIRD)
-    loss_D = (real_loss + fake_loss) / 2
-    assert first_losses(run) == pytest.approx([loss_D, loss_G], rel=1e-4)
-
-
-@pytest.mark.parametrize("script", ["mnist_cgan"], indirect=True)
-def test_labels_of_mnist_cgan(script, train, notes, mnist):
-    """D sees each real image with its own label, and each fake with G's."""
-    asked = []
-
-    def keep_labels(G, inputs, output):
-        asked.append(inputs[1])
-
-    enter = common.Run.__enter__  # that of notes
-
-    def watch(run):
-        run.parts["G"].register_forward_hook(keep_labels)
-        return enter(run)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.Run, "__enter__", watch)
-        train(script, "--max-steps 1")
+def test_labels_of_mnist_cgan(watch_once, mnist):
+    """D gets an image's own label; of a fake, the one that G was asked for."""
+    notes, _ = watch_once("mnist_cgan")
     images, labels = mnist[True]
     images = images[:300].unsqueeze(1) / 255 * 2 - 1
-    (real_labels,) = notes.labels[0]
-    for image, label in zip(notes.seen[0], real_labels):
+    (seen, real_labels), _ = notes.D[0]
+    for image, label in zip(seen, real_labels):
         distances = (images - image).abs().flatten(1).sum(1)
+        assert distances.min() < 1e-3
         assert labels[distances.argmin()] == label
-    assert notes.labels[1][0].equal(asked[0])
-    assert notes.labels[2][0].equal(asked[1])
+    for i in (0, 1):
+        assert notes.G[i][0][1].equal(notes.D[1 + i][0][1])
