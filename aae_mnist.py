@@ -33,11 +33,11 @@ import common
 import judge
 from common import rate, share, size  # types of options
 
-# What --document brings back. fd: after five epochs with only this brought back (seed
-# 0). By default it is 24 then, and 14 after twenty.
+# What --document brings back, with fd after five epochs if only this is brought back. By
+# default it is 24 then, and 14 after twenty.
 DOCUMENT = {
     "epochs": 200,  # ten times as long; not measured
-    "adversarial": 0.001,  # fd 51: lesson 10
+    "adversarial": 0.001,  # fd about 50: lesson 10
     "lr": 0.0002,  # fd 33: lesson 3
     "average": False,  # fd 28: lesson 6
 }
