@@ -316,7 +316,7 @@ def main(argv=None):
         if args.watch == "quality":
             run.levels["gdif"] = {"good": 1}
         plot_data(train_data, curve, run.folder / "data.png", f"${CURVES[curve][1]}$")
-        print(f"three pairs (x, y): {train_data[:3].tolist()}")  # (document: batch0)
+        print(f"Three pairs (x, y), as in batch0:\n{train_data[:3]}")
         for epoch in range(run.epoch + 1, args.epochs + 1):
             # 3.2.2: as of a DataLoader, 16 minibatches (128, 2).
             for (real_samples,) in common.minibatches(args, train_data):

@@ -35,8 +35,8 @@ from common import rate, share, size  # types of options
 DOCUMENT = {
     "epochs": 10,  # right is 0.97 by then, 0.99 after twenty
     "lr": 0.0002,  # fd over 200: lesson 3
-    "average": False,  # fd 77: lesson 6
-}  # all of them, after ten epochs: fd 197
+    "average": False,  # fd 71: lesson 6
+}  # all of them, after ten epochs: fd about 200
 
 ABOUT = {
     "right": "share that shows the digit asked for; good: above 0.98",
