@@ -413,6 +413,7 @@ def make_film(folder):
     for i, step in enumerate(choose_four(list(frames))):
         corner = (i % 2 * (first.width + 20), i // 2 * (first.height + 20))
         page.paste(frames[step], corner)
+    page = page.crop(ImageOps.invert(page).getbbox())  # less white, if there are fewer
     page.save(folder / "training.png")
 
 
@@ -420,9 +421,8 @@ def choose_four(steps):
     """The last of the steps, and those nearest to 2, 8 and 30 % of it."""
     four = []
     for part in [1, 0.3, 0.08, 0.02]:
-        wanted = part * steps[-1]
         others = [step for step in steps if step not in four]
-        four += sorted(others, key=lambda step: abs(step - wanted))[:1]
+        four += sorted(others, key=lambda step: abs(step - part * steps[-1]))[:1]
     return sorted(four)
 
 
