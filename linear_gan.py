@@ -1,4 +1,4 @@
-"""A GAN that learns a 2-D Gaussian: the smallest example, in five seconds.
+"""A GAN that learns a 2-D Gaussian: the smallest example, in ten seconds.
 
 Mirrors document 1, sections 2 to 11. G is one linear layer.
 

@@ -2,7 +2,7 @@
 
 Mirrors document 4, 3.5, and exercise 3.4. At first G names any numbers. After
 a thousand epochs, of one step each, only those of the pattern are left. To
-name all of them equally often takes thousands more: ten seconds.
+name all of them equally often takes thousands more: half a minute.
 
     python numbers_gan.py                             # multiples of 5
     python numbers_gan.py --multiple 3                # exercise 3.4
