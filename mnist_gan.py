@@ -224,7 +224,8 @@ def main(argv=None):
     optim_G = torch.optim.Adam(G.parameters(), args.lr_G, **adam)  # to-do 14
     optim_D = torch.optim.AdamW(D.parameters(), args.lr_D, **adam, **decay)  # to-do 15
     loss_func = nn.BCELoss()
-    fixed_noise = torch.randn(64, input_dim).to(device)  # (the document: new each time)
+    # The same noise for all pictures. (The document draws new noise each time.)
+    fixed_noise = torch.randn(64, input_dim).to(device)
 
     parts = {"G": G, "D": D, "average_G": average_G}
     with common.Run(args, **parts, optim_G=optim_G, optim_D=optim_D) as run:
