@@ -250,7 +250,8 @@ def main(argv=None):
     torch.manual_seed(opt.seed)
     if opt.generate:
         return generate(opt)
-    print(f"lr {opt.lr}, b1 {opt.b1}, b2 {opt.b2}, latent_dim {opt.latent_dim}")  # opt
+    names = ["batch_size", "lr", "b1", "b2", "latent_dim", "img_size"]
+    print({name: vars(opt)[name] for name in names})  # (the document prints opt)
     adversarial_loss = nn.BCELoss()
     pixelwise_loss = nn.L1Loss()
     device = opt.device

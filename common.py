@@ -64,10 +64,10 @@ def make_parser(script, description, epochs, batch_size):
     add("--seed", type=seed, default=0, metavar="N", help="of all random numbers")
     add("--device", choices=devices, default=devices[-1], help="where to compute")
     hidden = argparse.SUPPRESS  # no default that --help could show
-    add("--max-steps", type=size, default=hidden, metavar="N", help="a quick try")
-    add("--out", type=Path, default=hidden, metavar="DIR", help="write there")
-    add("--resume", type=Path, default=hidden, metavar="FILE", help="go on")
-    add("--generate", type=Path, default=hidden, metavar="FILE", help="only draw")
+    add("--max-steps", type=size, default=hidden, metavar="N", help="one short epoch")
+    add("--out", type=Path, default=hidden, metavar="DIR", help="write to a new folder")
+    add("--resume", type=Path, default=hidden, metavar="CHECKPOINT", help="go on")
+    add("--generate", type=Path, default=hidden, metavar="CHECKPOINT", help="draw")
     add("--document", action="store_true", default=hidden, help="document's settings")
     return parser
 

@@ -213,8 +213,8 @@ def main(argv=None):
     input_dim = args.input_dim
     output_dim = 28 * 28
     judge.load()  # it scores the end: is it there?
-    # All images at once, on the device: twice as fast as a DataLoader that makes a
-    # tensor of each. (Your own works here, too: for real_images, _ in train_loader.)
+    # All images at once, on the device: faster than a DataLoader that makes a tensor of
+    # each. (Your own works here, too: for real_images, _ in train_loader.)
     images = load_images(device, args.unit_range)  # (60000, 784)
     G = Generator(input_dim, args.hidden_dim, output_dim).to(device)  # to-do 12
     D = Discriminator(output_dim, args.hidden_dim).to(device)  # to-do 13
