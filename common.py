@@ -1,13 +1,14 @@
 """Small utilities that the scripts share, none about GANs."""
 
 import argparse
-import gzip
 import inspect
 import json
 import math
 import os
+import shlex
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -21,31 +22,44 @@ DATA = Path(__file__).resolve().parent / "data"
 
 # %% Options
 class Help(
-    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentDefaultsHelpFormatter,
+    argparse.MetavarTypeHelpFormatter,
+    argparse.RawDescriptionHelpFormatter,
 ):
-    """Shows defaults, and the description as it is written."""
+    """Shows defaults and types, and the description as it is written."""
 
 
-def number(kind, low, high):
+def limited(kind, low, high):
     """Make an argparse type: an int or a float from low to high."""
 
-    def convert(text):
+    def number(text):  # argparse says: invalid number value
         value = kind(text)
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
         return value
 
-    convert.__name__ = kind.__name__  # argparse says: invalid int value
-    return convert
+    return number
 
 
-size = number(int, 1, 10**9)
-rate = number(float, 1e-9, 1e9)  # a learning rate
-share = number(float, 0, 0.9999)
+positive_int = limited(int, 1, 10**9)
+positive_float = limited(float, 1e-9, 1e9)
+fraction = limited(float, 0, 0.9999)
+yes_no = argparse.BooleanOptionalAction  # --x and --no-x
+
+# Options of one call: no checkpoint keeps or gives them.
+OF_THIS_CALL = ["command", "device", "generate", "max_steps", "out", "resume"]
+WITH_RESUME = ["--resume", "--device", "--epochs", "--max-steps"]
+WITH_GENERATE = ["--generate", "--out", "--seed"]
 
 
-def make_parser(script, description, epochs, batch_size):
-    """Return an ArgumentParser with the options that all scripts have."""
+def make_parser(name, description, epochs, batch, of=10**9):
+    """Return an ArgumentParser with the options that all scripts have.
+
+    name: what the program is called in a notebook. Elsewhere its file's name counts.
+    epochs, batch: defaults. of: how many examples there are, the largest batch.
+    """
+    file = Path(inspect.currentframe().f_back.f_code.co_filename)
+    script = file.stem if file.exists() else name  # a copy may have another name
     parser = argparse.ArgumentParser(
         f"{script}.py",
         usage=f"{script}.py [options]",
@@ -54,147 +68,127 @@ def make_parser(script, description, epochs, batch_size):
         allow_abbrev=False,
     )
     parser.set_defaults(**dict.fromkeys(OF_THIS_CALL))  # None, if not given
-    parser.set_defaults(script=script, command=f"python {script}.py")
+    parser.set_defaults(script=script, command=f"python {script}.py", document=False)
     gpu = torch.accelerator.current_accelerator(check_available=True)
     devices = ["cpu", gpu.type] if gpu else ["cpu"]
-    add = parser.add_argument
-    add("--epochs", type=size, default=epochs, metavar="N", help="stop after N")
-    add("--batch-size", type=size, default=batch_size, metavar="N", help="of a step")
-    seed = number(int, 0, 2**63 - 1)
-    add("--seed", type=seed, default=0, metavar="N", help="of all random numbers")
-    add("--device", choices=devices, default=devices[-1], help="where to compute")
-    hidden = argparse.SUPPRESS  # no default that --help could show
-    add("--max-steps", type=size, default=hidden, metavar="N", help="one short epoch")
-    add("--out", type=Path, default=hidden, metavar="DIR", help="write to a new folder")
-    add("--resume", type=Path, default=hidden, metavar="CHECKPOINT", help="go on")
-    add("--generate", type=Path, default=hidden, metavar="CHECKPOINT", help="draw")
-    add("--document", action="store_true", default=hidden, help="document's settings")
+
+    def add(option, text, default=argparse.SUPPRESS, **how):  # nothing to show
+        parser.add_argument(option, help=text, default=default, **how)
+
+    add("--epochs", "how long to train", epochs, type=positive_int)
+    add("--batch-size", "examples in a step", batch, type=limited(int, 1, of))
+    add("--seed", "where random numbers start", 0, type=limited(int, 0, 2**63 - 1))
+    add("--device", "where to compute", devices[-1], type=str, choices=devices)
+    add("--max-steps", "a quick try: one epoch, so many steps", type=positive_int)
+    add("--out", f"a new folder, instead of runs/{script}/1, 2, ...", type=Path)
+    add("--resume", "go on with the run of this checkpoint.pt", type=Path)
+    add("--generate", "draw with this checkpoint.pt, train nothing", type=Path)
+    add("--document", "take the settings of the text it follows", action="store_true")
     return parser
 
 
-# What a checkpoint does not keep, and what goes with --resume, and so on.
-OF_THIS_CALL = ["checkpoint", "command", "device", "document", "generate"]
-OF_THIS_CALL += ["max_steps", "out", "resume"]
-WITH_RESUME = ["--resume", "--device", "--epochs", "--max-steps", "--patience"]
-WITH_GENERATE = ["--generate", "--digits", "--n", "--out", "--seed"]
-ONLY_WITH_GENERATE = ["--digits", "--n"]
-
-
-def parse(parser, argv, document):
+def parse(parser, argv, document, resume=(), generate=()):
     """Options: those given, else the checkpoint's, else --document's, else defaults.
 
-    argv: words, or a string to split at spaces. None: the command line, but only if
-    the script was started as a program. In a notebook it is not the script's.
+    argv: words, or a string of them. None: the command line, if it is this script's.
+    resume: the script's own options that may go with --resume.
+    generate: its own options that go with --generate, and only with it.
     """
-    caller = inspect.currentframe().f_back.f_code.co_filename  # the script's file
     if isinstance(argv, str):
-        argv = argv.split()
-    elif argv is None and Path(caller).resolve() == Path(sys.argv[0]).resolve():
+        argv = shlex.split(argv.replace("\\", "\\\\"))  # a\b stays, as Windows has it
+    elif argv is None and Path(sys.argv[0]).stem == parser.get_default("script"):
         argv = sys.argv[1:]
-        parser.set_defaults(command=f"python {sys.argv[0]}")
+        parser.set_defaults(command=f'python "{sys.argv[0]}"')
     words = [str(word) for word in argv or []]
-    args = parser.parse_args(words)
-    for word in words:
-        if word.startswith("--") and would_ignore(args, word.partition("=")[0]):
-            parser.error(f"{word} would be ignored: leave it out")
-    if args.document:
+    given = parser.parse_args(words)
+    for option in [word.partition("=")[0] for word in words if word.startswith("--")]:
+        if given.resume and option not in [*WITH_RESUME, *resume]:
+            parser.error(f"a resumed run keeps its options: leave out {option}")
+        if given.generate and option not in [*WITH_GENERATE, *generate]:
+            parser.error(f"{option} does not go with --generate: leave it out")
+        if option in generate and not given.generate:
+            parser.error(f"{option} goes with --generate: leave it out")
+        if option == "--epochs" and given.max_steps:
+            parser.error("--max-steps trains one epoch: leave out --epochs")
+    if given.document:
         parser.set_defaults(**document)
-    if args.resume or args.generate:
-        load_checkpoint(args.resume or args.generate, parser)
+    if given.resume or given.generate:
+        parser.set_defaults(**load_options(given.resume or given.generate, parser))
     return parser.parse_args(words)
 
 
-def would_ignore(args, option):
-    if args.max_steps and option == "--epochs":
-        return True
-    if args.resume:
-        return option not in WITH_RESUME
-    if args.generate:
-        return option not in WITH_GENERATE
-    return option in ONLY_WITH_GENERATE
-
-
-def load_checkpoint(path, parser):
-    """Read a checkpoint.pt. Its options become defaults. (It can run no code.)"""
+def load_options(path, parser):
+    """The options that a checkpoint.pt of this script keeps."""
     script = parser.get_default("script")
     if not path.exists():
         parser.error(f"{path} not found; train first: python {script}.py")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        its_script = checkpoint["args"]["script"]
+        options = load(path)["args"]
+        its_script = options["script"]
     except Exception as error:  # noqa: BLE001 (a damaged file raises one of a dozen)
         parser.error(f"{path} is damaged, or no checkpoint.pt ({type(error).__name__})")
     if its_script != script:
         parser.error(f"{path} is of {its_script}.py, not of {script}.py")
-    for name, value in checkpoint["args"].items():
-        if value != parser.get_default(name):
-            print(f"{name}: {value}, from the checkpoint")
-    parser.set_defaults(**checkpoint["args"], checkpoint=checkpoint)
+    for name in OF_THIS_CALL:
+        options.pop(name, None)
+    return options
 
 
 def use_one_thread():
-    """For programs. Threads that share a core with something else wait and wait."""
+    """For programs: compute on one thread, unless OMP_NUM_THREADS asks for more.
+
+    Threads wait for each other. With another program busy, two are slower than one.
+    """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 
 # %% Data
-def load_mnist(train=True):
-    """Return MNIST's images, uint8 (n, 28, 28), and labels, int64 (n,).
-
-    n is 60,000, or 10,000 if train is False.
-    """
-    part = "train" if train else "t10k"
-    images = read_archive(f"{part}-images-idx3-ubyte.gz", header=16)
-    labels = read_archive(f"{part}-labels-idx1-ubyte.gz", header=8)
-    return images.view(len(labels), 28, 28), labels.long()
-
-
-def read_archive(name, header):
-    """Return what one of MNIST's archives holds after its header, uint8 (size,)."""
-    path = DATA / "MNIST" / "raw" / name
-    try:
-        content = bytearray(gzip.decompress(path.read_bytes()))
-        return torch.frombuffer(content, dtype=torch.uint8, offset=header)
-    except Exception as error:  # noqa: BLE001 (a damaged file raises one of four)
-        raise SystemExit(f"error: {path}: {error}. Download it again") from None
-
-
 def minibatches(args, *tensors):
-    """Yield --batch-size rows of each tensor at a time, shuffled, then the rest."""
+    """Yield --batch-size rows of each tensor at a time, shuffled, then the rest.
+
+    As DataLoader(TensorDataset(*tensors), args.batch_size, shuffle=True), but faster,
+    and at most --max-steps of them.
+    """
     dataset = TensorDataset(*tensors)  # it refuses tensors of different lengths
-    n = len(dataset)
-    if args.batch_size > n:
-        raise SystemExit(f"error: --batch-size {args.batch_size}, but only {n} rows")
-    order = torch.randperm(n, device=tensors[0].device)
+    order = torch.randperm(len(dataset), device=tensors[0].device)
     steps = order.split(args.batch_size)[: args.max_steps]
     for rows in tqdm(steps, disable=None, leave=False, delay=1):
         yield dataset[rows]
 
 
 # %% Files
+def load(path):
+    """Read what torch.save wrote. It can run no code. Damage raises an exception."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip():  # PyTorch does not look at the archive's checksums
+            raise zipfile.BadZipFile(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def make_folder(args):
     """Make --out, or the next runs/<script>/<n>; or find the checkpoint's folder."""
     checkpoint = args.resume or args.generate
     if checkpoint and not args.out:
         return checkpoint.parent
-    folder = args.out or next_path("runs", args.script, "{}")
+    folder = args.out or next_path(f"runs/{args.script}/{{}}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=args.out is not None)
     except OSError as error:
+        if folder.is_dir():  # another run has just taken this number
+            return make_folder(args)
         raise SystemExit(f"error: cannot write there: {error}") from None
     if any(folder.iterdir()):
         raise SystemExit(f"error: {folder} is not empty: name a new folder")
     return folder
 
 
-def next_path(*parts):
+def next_path(pattern):
     """The first path that is not there yet: 1, 2, ... for {}."""
-    path = str(Path(*parts))
     n = 1
-    while Path(path.replace("{}", str(n))).exists():
+    while Path(pattern.replace("{}", str(n))).exists():
         n += 1
-    return Path(path.replace("{}", str(n)))
+    return Path(pattern.replace("{}", str(n)))
 
 
 # %% A run
@@ -211,7 +205,7 @@ class Run:
                 run.log(loss_G=train(x))  # a tensor or a number
             run.end_epoch(epoch)  # prints means, writes checkpoint.pt
         error = judge(G)
-    run.finish({"error": error}, {"error": "0 is perfect"})
+    run.finish({"error": error}, {"error": "0 is perfect"}, "training.png")
     """
 
     def __init__(self, args, **parts):
@@ -221,34 +215,38 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         self.history = {}  # {name: {epoch: mean}}
-        self.sums = {}  # of what was logged since the last end_epoch
-        self.counts = {}
-        self.levels = {}  # in losses.png: {name: {what it means: level}}
+        self.logged = {}  # since the last end_epoch: {name: values}
+        self.levels = {}  # lines in losses.png: {name: {what it means: level}}
         self.folder = make_folder(args)
         (self.folder / "samples").mkdir(exist_ok=True)
         self.checkpoint = args.resume or self.folder / "checkpoint.pt"
         print(f"Writing to {self.folder}, computing on {args.device}", flush=True)
         self.begun = time.perf_counter()
-        if args.checkpoint:
-            self.load(args.checkpoint)
+        self.random = {"cpu": torch}  # {device: what draws random numbers there}
+        if args.device != "cpu":
+            self.random[args.device] = torch.get_device_module(args.device)
+        if args.resume:
+            self.load()
+            print(f"Going on after epoch {self.epoch}", flush=True)
         else:
             self.save()
         if args.max_steps:
             args.epochs = self.epoch + 1  # one epoch, the first or the next
-        if args.resume:
-            print(f"Going on after epoch {self.epoch} of {args.epochs}", flush=True)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
         """Draw the pictures, after Ctrl-C, too."""
+        if kind not in (None, KeyboardInterrupt):
+            return
+        if self.history:
+            plot_history(self.history, self.levels, self.folder / "losses.png")
+        make_film(self.folder)
         if kind is KeyboardInterrupt:
-            go_on = self.how_to("--resume")
-            print(f"\nStopped after epoch {self.epoch}. Go on: {go_on}", flush=True)
-        if kind in (None, KeyboardInterrupt):
-            self.draw()
-        if kind is KeyboardInterrupt:
+            print(
+                f"\nStopped after epoch {self.epoch}. Go on: {self.how_to('--resume')}"
+            )
             raise SystemExit(1) from None
 
     def how_to(self, option):
@@ -260,36 +258,35 @@ class Run:
         return self.folder / "samples" / f"step_{self.step:08d}.png"
 
     def log(self, **values):
-        """Add up tensors or numbers. (To read a tensor's value makes a GPU wait.)"""
+        """Note tensors or numbers. (To read a tensor's value here makes a GPU wait.)"""
         for name, value in values.items():
-            value = torch.as_tensor(value).detach().view(())  # it has to be one
-            self.sums[name] = self.sums.get(name, 0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            value = torch.as_tensor(value).detach().clone()
+            self.logged.setdefault(name, []).append(value.view(()))  # a batch: an error
 
     def end_epoch(self, epoch):
         """Print and return the means of what was logged. Write checkpoint.pt."""
         means = {}
-        for name, total in self.sums.items():
-            mean = (total / self.counts[name]).item()
+        for name, values in self.logged.items():
+            mean = torch.stack(values).float().mean().item()
             if not math.isfinite(mean):
-                hint = "try a lower learning rate"
-                raise SystemExit(f"error: {name} is {mean} in epoch {epoch}: {hint}")
+                raise SystemExit(f"error: {name} is {mean}: try a lower learning rate")
             means[name] = mean
             self.history.setdefault(name, {})[epoch] = mean
-        self.sums = {}
-        self.counts = {}
+        self.logged = {}
         self.seconds += time.perf_counter() - self.begun
         self.begun = time.perf_counter()
         self.epoch = epoch
         self.save()
-        words = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
-        left = tqdm.format_interval((self.args.epochs - epoch) * self.seconds / epoch)
-        print(f"epoch {epoch}/{self.args.epochs}: {words} ({left} left)", flush=True)
+        words = [f"{name} {mean:.4g}" for name, mean in means.items()]
+        left = (self.args.epochs - epoch) * self.seconds / epoch
+        if left > 0 and epoch >= self.args.epochs / 20:  # earlier, a guess is poor
+            words.append(f"{tqdm.format_interval(left)} left")
+        print(f"epoch {epoch}/{self.args.epochs}: {', '.join(words)}", flush=True)
         return means
 
     def save(self):
         """Write checkpoint.pt: all that --resume and --generate need."""
-        args = vars(self.args).copy()
+        args = json.loads(json.dumps(vars(self.args), default=str))  # a Path: its name
         for name in OF_THIS_CALL:
             del args[name]
         if self.args.max_steps:
@@ -301,27 +298,24 @@ class Run:
             "seconds": self.seconds,
             "history": self.history,
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "random": get_random_states(self.args.device),
+            "random": {name: it.get_rng_state() for name, it in self.random.items()},
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(checkpoint, part)
-        torch.load(part, weights_only=True)  # can it be read? Else an error now
+        load(part)  # can it be read? Else an error now
         part.replace(self.checkpoint)  # whole or not at all
 
-    def load(self, checkpoint):
+    def load(self):
+        checkpoint = load(self.checkpoint)
         self.epoch = checkpoint["epoch"]
         self.step = checkpoint["step"]
         self.seconds = checkpoint["seconds"]
         self.history = checkpoint["history"]
         for name, part in self.parts.items():
             part.load_state_dict(checkpoint["parts"][name])
-        set_random_states(checkpoint["random"], self.args.device)
-
-    def draw(self):
-        """Draw losses.png, training.gif and training.png."""
-        if self.history:
-            plot_history(self.history, self.levels, self.folder / "losses.png")
-        make_film(self.folder)
+        for name, state in checkpoint["random"].items():
+            if name in self.random:
+                self.random[name].set_rng_state(state)
 
     def finish(self, score, about, *pictures):
         """Write metrics.json. Name pictures, the telling ones first. Print the score.
@@ -333,46 +327,37 @@ class Run:
             "seconds": self.seconds,
             "history": self.history,
             "torch": torch.__version__,
-            "arguments": vars(self.args) | {"checkpoint": None},
+            "arguments": vars(self.args),
         }
-        text = json.dumps(metrics, indent=2, default=str)
-        (self.folder / "metrics.json").write_text(text)
+        path = self.folder / "metrics.json"
+        path.write_text(json.dumps(metrics, indent=2, default=str))
         print(f"{self.seconds:.0f} s. Look at:")
-        names = [*pictures, "training.png", "training.gif", "losses.png"]
-        for name in names:
-            print(f"  {self.folder / name}")
+        show(self.folder / pictures[0])
+        for name in [*pictures[1:], "training.gif", "losses.png"]:
+            print(self.folder / name)
         print(f"More samples: {self.how_to('--generate')} --seed 1")
         for name, value in score.items():
             print(f"{name}: {value:,.4g} ({about[name]})")
-        if "ipykernel" in sys.modules:  # show it below a notebook's cell
-            from IPython import display
-
-            display.display(display.Image(filename=str(self.folder / names[0])))
         return score
 
 
-def get_random_states(device):
-    states = {"cpu": torch.get_rng_state()}
-    if device != "cpu":
-        states[device] = torch.get_device_module(device).get_rng_state()
-    return states
-
-
-def set_random_states(states, device):
-    torch.set_rng_state(states["cpu"])
-    if device != "cpu" and device in states:
-        torch.get_device_module(device).set_rng_state(states[device])
-
-
 # %% Pictures
+def show(path):
+    """Print a picture's path. In a notebook, show it below the cell."""
+    print(path)
+    if "ipykernel" in sys.modules:
+        from IPython import display
+
+        display.display(display.Image(filename=str(path)))
+
+
 def save_grid(grid, path, title):
     """Save what make_grid makes (3, height, width), enlarged, with a title above."""
     pixels = (grid.permute(1, 2, 0) * 255).round().byte().cpu()
     picture = Image.fromarray(pixels.numpy())
-    factor = max(2, 480 // picture.width)
+    factor = max(1, 700 // picture.width)
     picture = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
-    page = Image.new("RGB", (picture.width, picture.height + 26), "white")
-    page.paste(picture, (0, 26))
+    page = ImageOps.expand(picture, (0, 26, 0, 0), "white")
     ImageDraw.Draw(page).text((6, 3), title, "black", ImageFont.load_default(16))
     page.save(path)
 
@@ -382,9 +367,8 @@ def plot_history(history, levels, path):
 
     levels: {name: {what it means: level}}, horizontal lines.
     """
-    n = len(history)
-    figure = Figure((7, 2 * n + 0.5), dpi=100, layout="constrained")
-    all_axes = figure.subplots(n, sharex=True, squeeze=False).flat
+    figure = Figure((7, 2 * len(history) + 0.5), dpi=100, layout="constrained")
+    all_axes = figure.subplots(len(history), sharex=True, squeeze=False).flat
     for axes, (name, means) in zip(all_axes, history.items()):
         axes.plot(means.keys(), means.values(), ".-", label=name)
         for meaning, level in levels.get(name, {}).items():
@@ -400,29 +384,29 @@ def plot_history(history, levels, path):
 def make_film(folder):
     """Make training.gif of the pictures in samples/, and training.png of four."""
     frames = {}  # {step: picture}
-    for path in sorted(folder.glob("samples/step_*.png")):
+    for path in sorted(folder.glob(f"samples/step_{8 * '[0-9]'}.png")):
         step = int(path.stem.removeprefix("step_"))
         frames[step] = Image.open(path).convert("RGB")
     if not frames:
         return
     first, *others = frames.values()
-    durations = [200] * len(others) + [3000]  # ms; the last one stays
+    durations = [400] * len(others) + [3000]  # ms; the last one stays
     film = {"save_all": True, "duration": durations, "loop": 0}
     first.save(folder / "training.gif", append_images=others, **film)
-    page = Image.new("RGB", (2 * first.width + 20, 2 * first.height + 20), "white")
-    for i, step in enumerate(choose_four(list(frames))):
-        corner = (i % 2 * (first.width + 20), i // 2 * (first.height + 20))
-        page.paste(frames[step], corner)
-    page = page.crop(ImageOps.invert(page).getbbox())  # less white, if there are fewer
+    four = choose_four(list(frames))
+    width = first.width + 20
+    height = first.height + 20
+    page = Image.new("RGB", (2 * width + 20, len(four[::2]) * height + 20), "white")
+    for i, step in enumerate(four):
+        page.paste(frames[step], (20 + i % 2 * width, 20 + i // 2 * height))
     page.save(folder / "training.png")
 
 
 def choose_four(steps):
-    """The last of the steps, and those nearest to 2, 8 and 30 % of it."""
-    four = []
-    for part in [1, 0.3, 0.08, 0.02]:
-        others = [step for step in steps if step not in four]
-        four += sorted(others, key=lambda step: abs(step - part * steps[-1]))[:1]
+    """The steps nearest to 0, 8, 30 and 100 % of the last."""
+    four = set()
+    for part in [0, 0.08, 0.3, 1]:
+        four.add(min(steps, key=lambda step: abs(step - part * steps[-1])))
     return sorted(four)
 
 
@@ -436,7 +420,5 @@ def update_average(average, net, step):
     part = 14 / (14 + step / 10)
     new = net.state_dict()
     for name, old in average.state_dict().items():
-        if old.is_floating_point():
+        if old.is_floating_point():  # all but the count of batches in batch norm
             old.lerp_(new[name], part)
-        else:
-            old.copy_(new[name])  # the count of batches, in batch norm

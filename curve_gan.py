@@ -1,23 +1,25 @@
 """A GAN that draws a curve, one point (x, y) at a time.
 
-Mirrors document 4, 3.1 to 3.4, and exercises 3.1 to 3.3. A cloud of points
-becomes an arc, and the arc finds the curve. It takes a minute.
+A generator G turns random numbers into points, a discriminator D tells them
+from points on the curve. G's cloud of points becomes an arc, and the arc finds
+the curve. It takes a minute. (It follows document 4 of README.md, 3.1 to 3.4.)
 
     python curve_gan.py               # y = 1.08^x
-    python curve_gan.py --curve sine  # exercises 3.1 to 3.3
+    python curve_gan.py --curve sine  # exercises 3.1 to 3.3 of the document
     python curve_gan.py --resume runs/curve_gan/1/checkpoint.pt --patience 600
     python curve_gan.py --generate runs/curve_gan/1/checkpoint.pt --n 500
-    python curve_gan.py --document    # the document's settings
+    python curve_gan.py --document    # train with the document's settings
 
-Open new_data.png, then training.gif. The run ends with error, in y (good:
-below 0.002), least and most, the points in the emptiest and the fullest tenth
-of x (good: above 0.5, below 2), and outside, the points beyond the range of x
-(good: below 0.02). What next? --document: see lesson 7.
+Open new_data.png, then training.gif. On the way, points may leave the curve
+and come back: the best G is kept, and the last frame shows it. The run ends
+with error, in y (good: below 0.002), least and most, the points in the
+emptiest and the fullest tenth of x (good: above 0.5, below 2), and outside,
+the share beyond the range of x (good: below 0.02). What next? --document is
+misled about when to stop: lesson 7 of LESSONS.md.
 """
 
 # 文档 4：第三章：生成对抗网络：形状和数量生成
 
-import argparse
 import copy
 
 import torch
@@ -25,28 +27,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import common
-from common import rate, share, size  # types of options
-
-# What --document brings back, with error and least if only this is brought back. By
-# default they are 0.0005 at most, and 0.9. (All but lr_D: of 1.08^x.)
-DOCUMENT = {
-    "scale": False,  # 0.001, 0: lesson 4
-    "dropout": 0.3,  # up to 0.001, 0.8: a matter of taste, but it takes twice the time
-    "negative_slope": 0.0,  # up to 0.003, 0.8: units die
-    "weight_decay": 0.0,  # 0.002 to 0.003, 0.3 to 0.8: lesson 5
-    "lr_G": 0.0005,  # 0.002, 0.4: lesson 3
-    "lr_D": 0.0005,  # cosine 0.003 to 0.004: a thousand epochs are too few
-    "beta1": 0.9,  # 0.003, 0.04: lesson 2
-    "watch": "error",  # see EarlyStop, and lesson 7
-    "patience": 1000,
-    "epochs": 10_000,
-}  # all of them: 0.05 or more, 0.1 to 0.4
-ABOUT = {
-    "error": "in y, a share of its variance; good: below 0.002",
-    "least": "points in the emptiest tenth of x, 1 is fair; good: above 0.5",
-    "most": "points in the fullest tenth; good: below 2",
-    "outside": "share of points beyond the range of x; good: below 0.02",
-}
+from common import fraction, positive_float, positive_int, yes_no  # options
 
 # (y as a function of x, its label, range of x, limits of y in figures)
 CURVES = {
@@ -58,7 +39,7 @@ CURVES = {
 }
 
 
-# %% 3.2.1
+# %% 3.2.1 形成指数增长曲线的训练数据集: the data
 def create_data(curve, observations=2048):
     """Listing 3.1: points on the curve, (observations, 2), with uniform x."""
     f, _, (low, high), _ = CURVES[curve]
@@ -76,17 +57,22 @@ def plot_data(train_data, curve, path, title, fake_samples=None):
     axes.plot(*train_data.cpu().T, ".", c="tab:blue", alpha=0.1)
     axes.plot([], [], ".", c="tab:blue", label="real samples")  # not faint
     if fake_samples is not None:
-        axes.plot(*fake_samples.cpu().T, "*", c="tab:orange", label="generated samples")
+        stars = {
+            "ms": 6 if len(fake_samples) < 200 else 3,
+            "c": "tab:orange",
+        }  # ms: size
+        axes.plot(*fake_samples.cpu().T, "*", label="generated samples", **stars)
     axes.set(xlim=x_range, ylim=y_limits, title=title)
     axes.set(xlabel="values of x", ylabel=f"values of $y={label}$")
     fig.legend(loc="outside lower right", ncols=2)
     fig.savefig(path)
 
 
-# %% 3.3: the nets. Points up to 50 are too large for them (lesson 4). So D looks at them
-# on the figure's axes, drawn from -3 to 3, and G draws on these axes.
+# %% 3.3 创建 GANs: units in which the nets see the points
+# (Ours.) Points up to 50 are too large for D (lesson 4). So D sees them on the figure's
+# axes, drawn from -3 to 3, and G draws on these axes.
 class Scale(nn.Module):
-    """Points (batch, 2) to the axes' units: (points - middle) / unit."""
+    """Points (batch, 2) to units of the axes: (points - middle) / unit."""
 
     def __init__(self, middle, unit):
         super().__init__()
@@ -104,7 +90,7 @@ class Unscale(Scale):
         return points * self.unit + self.middle
 
 
-def axes_of(curve):
+def get_units(curve):
     """The middle of a figure's axes (2,), and a sixth of their lengths (2,)."""
     _, _, (x_low, x_high), (y_low, y_high) = CURVES[curve]
     low = torch.tensor([x_low, y_low])
@@ -112,11 +98,11 @@ def axes_of(curve):
     return (low + high) / 2, (high - low) / 6
 
 
-# %% 3.3.1
-def Discriminator(axes, dropout, negative_slope):
+# %% 3.3.1 判别网络: the discriminator
+def make_D(units, dropout, negative_slope):
     """Listing 3.3: points (batch, 2) to the probability of being real (batch, 1)."""
     return nn.Sequential(
-        Scale(*axes),
+        Scale(*units),
         nn.Linear(2, 256),
         nn.LeakyReLU(negative_slope),  # ReLU, if negative_slope is 0
         nn.Dropout(dropout),  # none, if dropout is 0
@@ -131,9 +117,9 @@ def Discriminator(axes, dropout, negative_slope):
     )
 
 
-# %% 3.3.2
+# %% 3.3.2 生成器网络: the generator
 # (Other latent dimensions do as well, says the document. With 5: error 0.0001.)
-def Generator(axes, latent_dim, negative_slope):
+def make_G(units, latent_dim, negative_slope):
     """Listing 3.4: noise (batch, latent_dim) to points (batch, 2)."""
     return nn.Sequential(
         nn.Linear(latent_dim, 16),
@@ -141,11 +127,11 @@ def Generator(axes, latent_dim, negative_slope):
         nn.Linear(16, 32),
         nn.LeakyReLU(negative_slope),
         nn.Linear(32, 2),
-        Unscale(*axes),
+        Unscale(*units),
     )
 
 
-# %% 3.3.3
+# %% 3.3.3 损失函数、优化器和早停: how good is it, and when to stop?
 def performance(fake_samples, curve):
     """The mean squared error in y of points (n, 2)."""
     f = CURVES[curve][0]
@@ -177,13 +163,21 @@ class EarlyStop:
         self.min_gdif = state["min_gdif"]
 
 
+ABOUT = {
+    "error": "in y, a share of its variance; good: below 0.002",
+    "least": "points in the emptiest tenth of x, 1 is fair; good: above 0.5",
+    "most": "points in the fullest tenth; good: below 2",
+    "outside": "share of points beyond the range of x; good: below 0.02",
+}
+
+
 # The trap: performance is best while all points crowd at the flat left end of the
 # curve. There they have hardly any error. After that it never improves, so training
-# stops 1,000 epochs later, and the last G is saved. (The text's 1,025 is the last
-# figure before the stop.) Ours sees how x is spread, too, and the best G is saved.
+# stops 1,000 epochs later, and the last G is saved. (The text's 1,025 is probably the
+# last figure before the stop.) Ours sees how x is spread, too, and keeps the best G.
 @torch.no_grad()
-def quality(fake_samples, curve, train_data):
-    """performance, and what it misses: how x is spread. See ABOUT."""
+def score(fake_samples, curve, train_data):
+    """performance, and what it misses: how the x of points (n, 2) spread. See ABOUT."""
     fake_samples = fake_samples.cpu()
     x = fake_samples[:, 0]
     low, high = CURVES[curve][2]
@@ -199,20 +193,21 @@ def quality(fake_samples, curve, train_data):
 
 
 def worst(error, least, most, outside):
-    """Our gdif: each part of quality, 1 at its limit; the largest of them."""
+    """Our gdif: each part of score, 1 at its limit; the largest of them."""
     return max(error / 0.002, 2 * (1 - least), most - 1, outside / 0.02)
 
 
-# %% 3.4.1
+# %% 3.4.1 GANs 的训练: the updates
 # The document's functions use globals. Here they are arguments.
 # Balance: D says 0.5 to all. Then each of the three losses is ln 2 = 0.69.
 def train_D_on_real(real_samples, real_labels, D, loss_fn, optimD):
     """Listing 3.6: update D on real points (batch, 2). Returns the loss."""
+    real_samples = real_samples.to(real_labels.device)
     optimD.zero_grad()
     out_D = D(real_samples)  # (batch, 1)
     loss_D = loss_fn(out_D, real_labels)
     loss_D.backward()
-    optimD.step()  # (the document calls this 反向传播, which is backward())
+    optimD.step()
     return loss_D.detach()  # else the sum of losses would keep every graph
 
 
@@ -247,40 +242,57 @@ def test_epoch(epoch, fake_samples, train_data, curve, run):
 
 
 # %% The options
+# What --document brings back, with error and least if only this is brought back. By
+# default they are 0.0005 at most, and 0.9. (All but lr_D: of 1.08^x.)
+DOCUMENT = {
+    "scale": False,  # 0.001, 0: lesson 4
+    "dropout": 0.3,  # up to 0.001, 0.8: a matter of taste, but it takes twice the time
+    "negative_slope": 0.0,  # up to 0.003, 0.8: units die
+    "weight_decay": 0.0,  # 0.002 to 0.003, 0.3 to 0.8: lesson 5
+    "lr_G": 0.0005,  # 0.002, 0.4: lesson 3
+    "lr_D": 0.0005,  # cosine 0.003 to 0.004: a thousand epochs are too few
+    "beta1": 0.9,  # 0.003, 0.04: lesson 2
+    "watch": "error",  # see score, and lesson 7
+    "patience": 1000,
+    "epochs": 10_000,
+}  # all of them: 0.05 or more, 0.1 to 0.4
+
+
 def parse(argv):
-    parser = common.make_parser("curve_gan", __doc__, epochs=1000, batch_size=128)
+    parser = common.make_parser("curve_gan", __doc__, epochs=1000, batch=128, of=2048)
     add = parser.add_argument
-    flag = argparse.BooleanOptionalAction
-    add("--curve", choices=list(CURVES), default="exponential", help="what to draw")
-    add("--scale", action=flag, default=True, help="scale points for the nets")
-    add("--dropout", type=share, default=0.0, metavar="X", help="share of D to drop")
-    add("--negative-slope", type=share, default=0.2, metavar="X", help="0 makes ReLU")
-    add("--lr-G", type=rate, default=0.008, metavar="X", help="G's learning rate")
-    add("--lr-D", type=rate, default=0.001, metavar="X", help="D's learning rate")
-    add("--beta1", type=share, default=0.0, metavar="X", help="Adam's momentum")
-    add("--weight-decay", type=share, default=0.1, metavar="X", help="of D's weights")
-    add("--latent-dim", type=size, default=2, metavar="N", help="numbers of noise")
-    watch = ["quality", "error"]
-    add("--watch", choices=watch, default="quality", help="what stops the training")
-    patience = "epochs without progress, then stop"
-    add("--patience", type=size, default=300, metavar="N", help=patience)
-    add("--n", type=size, default=128, metavar="N", help="points to --generate")
-    return common.parse(parser, argv, DOCUMENT)
+    curves = {"type": str, "choices": list(CURVES), "default": "exponential"}
+    add("--curve", **curves, help="what to draw")
+    add("--scale", action=yes_no, default=True, help="small numbers for the nets")
+    add("--dropout", type=fraction, default=0.0, help="D's units to leave out")
+    add("--negative-slope", type=fraction, default=0.2, help="of LeakyReLU; 0: ReLU")
+    add("--lr-G", type=positive_float, default=0.008, help="G's learning rate")
+    add("--lr-D", type=positive_float, default=0.001, help="D's learning rate")
+    add("--beta1", type=fraction, default=0.0, help="how much old gradients count")
+    add("--weight-decay", type=fraction, default=0.1, help="pulls D's weights to 0")
+    add("--latent-dim", type=positive_int, default=2, help="random numbers for a point")
+    watch = {"type": str, "choices": ["score", "error"], "default": "score"}
+    add("--watch", **watch, help="what stops the training")
+    add(
+        "--patience", type=positive_int, default=300, help="epochs to wait for progress"
+    )
+    add("--n", type=positive_int, default=128, help="points to --generate")
+    return common.parse(parser, argv, DOCUMENT, resume=["--patience"], generate=["--n"])
 
 
 @torch.no_grad()
 def generate(args):
     """--generate: draw args.n points of a saved generator."""
-    G = Generator(axes_of(args.curve), args.latent_dim, args.negative_slope).eval()
-    G.load_state_dict(args.checkpoint["parts"]["best_G"])
+    G = make_G(get_units(args.curve), args.latent_dim, args.negative_slope).eval()
+    G.load_state_dict(common.load(args.generate)["parts"]["best_G"])
     new_data = G(torch.randn((args.n, args.latent_dim)))
-    path = common.next_path(common.make_folder(args), "generated-{}.png")
+    path = common.next_path(f"{common.make_folder(args)}/generated-{{}}.png")
     title = f"{args.n} generated points, seed {args.seed}"
     plot_data(create_data(args.curve), args.curve, path, title, new_data)
-    print(path)
+    common.show(path)
 
 
-# %% 3.2.2, 3.3.3, and listing 3.10
+# %% 3.2.2 准备训练数据集, 3.3.3, listing 3.10: the training
 def main(argv=None):
     args = parse(argv)
     torch.manual_seed(args.seed)  # (the document's, in listing 3.1)
@@ -291,12 +303,12 @@ def main(argv=None):
     curve = args.curve
     latent_dim = args.latent_dim
     train_data = create_data(curve).to(device)
-    axes = axes_of(curve)
+    units = get_units(curve)
     if not args.scale:
-        axes = (torch.zeros(2), torch.ones(2))
-    D = Discriminator(axes, args.dropout, args.negative_slope).to(device)
-    G = Generator(axes, latent_dim, args.negative_slope).to(device)
-    best_G = copy.deepcopy(G).eval()
+        units = (torch.zeros(2), torch.ones(2))
+    D = make_D(units, args.dropout, args.negative_slope).to(device)
+    G = make_G(units, latent_dim, args.negative_slope).to(device)
+    best_G = copy.deepcopy(G).eval()  # what is saved
     loss_fn = nn.BCELoss()
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
     decay = {"weight_decay": args.weight_decay}  # 0 makes AdamW the document's Adam
@@ -310,16 +322,17 @@ def main(argv=None):
 
     parts = {"D": D, "G": G, "best_G": best_G, "stopper": stopper}
     with common.Run(args, **parts, optimD=optimD, optimG=optimG) as run:
-        run.levels = {
-            "loss_D": {"balance: D undecided, 2 ln 2": 1.386},
-            "loss_G": {"balance: D undecided, ln 2": 0.693},
-        }
-        if args.watch == "quality":
-            run.levels["gdif"] = {"good": 1}
+        run.levels["loss_D"] = {"balance: D undecided, 2 ln 2": 1.386}
+        run.levels["loss_G"] = {"balance: D undecided, ln 2": 0.693}
+        if args.watch == "score":
+            run.levels["gdif"] = {"good: below 1 (error, least, most, outside)": 1}
         plot_data(train_data, curve, run.folder / "data.png", f"${CURVES[curve][1]}$")
-        print(f"Three pairs (x, y), as in batch0:\n{train_data[:3]}")
+        print(f"The first of the data, three pairs (x, y):\n{train_data[:3]}")  # batch0
         for epoch in range(run.epoch + 1, args.epochs + 1):
-            # 3.2.2: as of a DataLoader, 16 minibatches (128, 2).
+            if stopper.steps >= args.patience:  # a resumed run that has stopped already
+                break
+            # 16 minibatches (128, 2). (Your own DataLoader(train_data, ...), as in 3.2.2,
+            # gives no tuples: for real_samples in train_loader.)
             for (real_samples,) in common.minibatches(args, train_data):
                 run.step += 1
                 n = len(real_samples)  # another --batch-size may leave fewer at the end
@@ -334,41 +347,55 @@ def main(argv=None):
                 )
                 # (The document divides by the last index: 16/15 of the mean.)
                 run.log(loss_D=loss_D, loss_G=loss_G)
-            samples = G(fixed_noise).detach()
+            samples = G(fixed_noise).detach()  # (4096, 2)
             if args.watch == "error":  # the document's
                 gdif = performance(fake_samples, curve).item()
             else:
-                gdif = worst(**quality(samples, curve, train_data))
+                gdif = worst(**score(samples, curve, train_data))
             stop = stopper.stop(gdif)
             # The document saves the last G, not the best.
             if stopper.steps == 0 or args.watch == "error":
                 best_G.load_state_dict(G.state_dict())
             # The document prints and draws every 25 epochs.
-            is_early = epoch in common.EARLY
-            if epoch % 25 == 0 or is_early or epoch == args.epochs or stop:
+            if epoch % 25 == 0 or epoch in common.EARLY or epoch == args.epochs or stop:
                 run.log(gdif=gdif)
                 test_epoch(epoch, samples[:128], train_data, curve, run)
                 run.end_epoch(epoch)
             if stop:
-                print(
-                    f"Stopped: no better for {stopper.steps} epochs; raise --patience"
-                )
+                print(f"Stopped: no progress for {stopper.steps} epochs (--patience)")
                 break
+        kept = run.epoch  # the document's G
+        if args.watch == "score":
+            kept -= stopper.steps
+        samples = best_G(fixed_noise[:128]).detach()
+        plot_data(train_data, curve, run.frame, f"kept: epoch {kept}", samples)
 
-    # 3.4.2. TorchScript is deprecated, so torch.export.
-    print("Saving G")
+    # 3.4.2 保存和使用训练好的生成器: save G, and use it without its code
+    # TorchScript is deprecated, so torch.export.
     path = run.folder / "generator.pt2"
     net = best_G.cpu()
     rows = ({0: torch.export.Dim("n")},)  # any number of them
     example = torch.randn((2, latent_dim))
-    torch.export.save(torch.export.export(net, (example,), dynamic_shapes=rows), path)
-    new_G = torch.export.load(path).module()  # it is in eval mode already
+    program = torch.export.export(net, (example,), dynamic_shapes=rows)
+    with path.open(
+        "wb"
+    ) as file:  # (Windows: save(path) fails where a folder is named 图)
+        torch.export.save(program, file)
+    with path.open("rb") as file:
+        new_G = torch.export.load(file).module()  # it is in eval mode already
     with torch.no_grad():
         new_data = new_G(torch.randn((4096, latent_dim)))
-    path = run.folder / "new_data.png"  # (the document's title says Inverted-U)
+    path = run.folder / "new_data.png"
     plot_data(train_data, curve, path, "new data", new_data[:128])
-    return run.finish(quality(new_data, curve, train_data), ABOUT, "new_data.png")
+    return run.finish(
+        score(new_data, curve, train_data), ABOUT, "new_data.png", "training.png"
+    )
 
+
+# %% Slips in the document, which change nothing here
+# 3.4.1 calls optimizer.step() 反向传播 (back-propagation): that is backward(). And
+# 增量梯度: it is the gradient of this minibatch. "Never updated again" ...
+# 3.4.2: the title of the last figure says Inverted-U; the curve is 1.08^x.
 
 if __name__ == "__main__":
     common.use_one_thread()

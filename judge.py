@@ -1,6 +1,6 @@
 """The judge behind fd, a classifier of digits: what FID is to photographs.
 
-    python judge.py  # train it again: data/judge.pt, a minute
+    python judge.py  # train it again, and replace data/judge.pt: a minute
 
 It learns from the 60,000 training images, each minibatch shifted by up to two
 pixels. It prints the share of the 10,000 test images that it reads right, and
@@ -8,8 +8,11 @@ fd of the first and of the last 10,000 training images. No generator sees it
 in training.
 """
 
+import argparse
+
 import torch
 from torch import nn
+from torchvision import datasets
 
 import common
 
@@ -36,13 +39,13 @@ def load():
     Raises SystemExit if data/judge.pt is missing or damaged.
     """
     try:
-        state = torch.load(PATH, weights_only=True)
+        state = common.load(PATH)
         mean = state.pop("mean")
         covariance = state.pop("covariance")
     except Exception as error:  # noqa: BLE001 (one of several, if it is damaged)
         kind = type(error).__name__
-        raise SystemExit(f"error: {PATH}: {kind}. Download it again") from None
-    with torch.random.fork_rng(devices=[]):  # a new net takes random numbers
+        raise SystemExit(f"error: {PATH}: {kind}. Make it: python judge.py") from None
+    with torch.random.fork_rng(devices=[]):  # training goes on with its own
         net = make_judge()
     net.load_state_dict(state)
     return net, mean, covariance
@@ -86,10 +89,15 @@ def frechet_distance(points, mean, covariance):
     return max(distance.item(), 0.0)
 
 
+def load_images(train):
+    """MNIST's images (n, 1, 28, 28), in [-1, 1], and their labels (n,)."""
+    dataset = datasets.MNIST(common.DATA, train=train, download=True)
+    return dataset.data.unsqueeze(1) / 127.5 - 1, dataset.targets
+
+
 def main(epochs=10, batch_size=128, lr=0.003):
     torch.manual_seed(0)
-    images, labels = common.load_mnist()
-    images = images.unsqueeze(1) / 127.5 - 1  # (60000, 1, 28, 28), in [-1, 1]
+    images, labels = load_images(train=True)
     net = make_judge()
     optimizer = torch.optim.AdamW(net.parameters(), lr, fused=True)
     steps = epochs * -(-len(images) // batch_size)
@@ -107,8 +115,7 @@ def main(epochs=10, batch_size=128, lr=0.003):
             right += (logits.argmax(1) == labels[rows]).sum().item()
         print(f"epoch {epoch}: reads {right / len(images):.2%}", flush=True)
 
-    test_images, test_labels = common.load_mnist(train=False)
-    test_images = test_images.unsqueeze(1) / 127.5 - 1
+    test_images, test_labels = load_images(train=False)
     state = net.half().state_dict()  # a small file
     with torch.no_grad():  # by the rounded weights
         mean, covariance = moments(net.float()[:-1](test_images))
@@ -122,4 +129,7 @@ def main(epochs=10, batch_size=128, lr=0.003):
 
 
 if __name__ == "__main__":
+    common.use_one_thread()
+    what = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=what).parse_args()
     main()

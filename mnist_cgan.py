@@ -1,22 +1,24 @@
 """A conditional GAN: it draws the handwritten digit that a label asks for.
 
-Mirrors document 3, its second example. G and D are given the label, too: D
-judges whether image and label belong together. It takes nine minutes.
+A generator G turns noise, random numbers, and a label into an image. A
+discriminator D is given image and label, and says whether both are a pair of
+MNIST's. It takes nine minutes. (It follows document 3 of README.md, its second
+example.)
 
-    python mnist_cgan.py                  # train
-    python mnist_cgan.py --max-steps 300  # a quick try
+    python mnist_cgan.py             # train
+    python mnist_cgan.py --epochs 1  # a quick try
     python mnist_cgan.py --resume runs/mnist_cgan/1/checkpoint.pt --epochs 30
     python mnist_cgan.py --generate runs/mnist_cgan/1/checkpoint.pt --digits 7
-    python mnist_cgan.py --document       # the document's settings
+    python mnist_cgan.py --document  # train with the document's settings
 
 Open training.gif, where each column has to become its digit, then losses.png.
 The run ends with right, the share of 10,000 images that show the digit asked
-for (good: above 0.98), the same of the worst digit, and fd, how far they are
-from the test images (good: below 7). What next? Compare with mnist_bn_gan.py:
-lesson 9.
+for (good: above 0.98), worst, the same of the worst digit, and fd, how far the
+images are from real ones (good: below 7). What next? Compare it with
+mnist_bn_gan.py: lesson 9 of LESSONS.md.
 """
 
-# 文档 3：GAN, the second example
+# 文档 3：GAN (the second example)
 
 import argparse
 import copy
@@ -24,35 +26,24 @@ import copy
 import torch
 from matplotlib.figure import Figure
 from torch import nn, optim
+from torchvision import datasets
 from torchvision.utils import make_grid
 
 import common
 import judge
-from common import rate, share, size  # types of options
-
-# What --document brings back, with fd after five epochs if only this is brought back. By
-# default it is about 20 then, and 5 after twenty.
-DOCUMENT = {
-    "epochs": 10,  # right is 0.97 by then, 0.99 after twenty
-    "lr": 0.0002,  # fd over 200: lesson 3
-    "average": False,  # fd 71: lesson 6
-}  # all of them, after ten epochs: fd about 200
-
-ABOUT = {
-    "right": "share that shows the digit asked for; good: above 0.98",
-    "worst": "the same, of the worst digit; good: above 0.95",
-    "fd": "distance from the test images; good: below 7; training images: 2",
-}
+from common import fraction, positive_float, positive_int, yes_no  # options
 
 
+# %% 加载数据: the data (in the document behind the nets)
 def load_images(device):
     """MNIST's training images (60000, 1, 28, 28), in [-1, 1], and labels (60000,)."""
-    images, labels = common.load_mnist()
-    images = images.unsqueeze(1).to(device) / 255  # as ToTensor does: [0, 1]
-    return (images - 0.5) / 0.5, labels.to(device)  # as Normalize does: [-1, 1]
+    train_dataset = datasets.MNIST(common.DATA, train=True, download=True)
+    images = train_dataset.data.unsqueeze(1).to(device) / 255  # ToTensor's: [0, 1]
+    labels = train_dataset.targets.to(device)
+    return (images - 0.5) / 0.5, labels  # Normalize's: [-1, 1]
 
 
-# %% 代码示例: 定义生成器模型, 定义判别器模型
+# %% 定义生成器模型, 定义判别器模型: the nets
 class Generator(nn.Module):
     """Noise (batch, noise_dim) and labels (batch,) to images in [-1, 1]."""
 
@@ -60,7 +51,7 @@ class Generator(nn.Module):
         super().__init__()
         # 10 learned numbers for each label
         self.label_emb = nn.Embedding(label_dim, label_dim)
-        # PyTorch's order is height, width. The document swaps them: 28 x 28 hides it.
+        # PyTorch's order: height, width. (The document's: width, height.)
         self.img_shape = (img_channels, img_height, img_width)
         self.model = nn.Sequential(
             nn.Linear(noise_dim + label_dim, 256),
@@ -104,26 +95,41 @@ class Discriminator(nn.Module):
         return self.model(d_in)
 
 
-# %% Score, options
+# %% How good is it?
+ABOUT = {
+    "right": "share that shows the digit asked for; good: above 0.98",
+    "worst": "the same, of the worst digit; good: above 0.95",
+    "fd": "distance from the test images; good: below 7; training images: 2",
+}
+
+
 @torch.no_grad()
 def score(generator, noise_dim, device):
-    """Judge 1,000 images of each digit, always of the same noise. See ABOUT."""
-    same = torch.Generator().manual_seed(0)  # PyTorch's word for random numbers
-    noise = torch.randn(10_000, noise_dim, generator=same).to(device)
-    labels = torch.arange(10).repeat(1000)
-    fd, seen = judge.assess(generator(noise, labels.to(device)))
-    is_right = (seen == labels).double()
-    right = is_right.view(1000, 10).mean(0)  # of each digit
+    """Judge 1,000 images of each digit, always of the same noise. See ABOUT.
+
+    It compares with MNIST. For other data: judge.assess(images, your_test_images).
+    """
+    source = torch.Generator().manual_seed(0)  # of random numbers, always the same
+    noise = torch.randn(10_000, noise_dim, generator=source).to(device)
+    labels = torch.arange(10, device=device).repeat(100)  # of a thousand images
+    images = torch.cat([generator(part, labels) for part in noise.split(1000)])
+    fd, seen = judge.assess(images)
+    is_right = seen.view(1000, 10) == torch.arange(10)  # a column for each digit
+    right = is_right.double().mean(0)
     return {"right": right.mean().item(), "worst": right.min().item(), "fd": fd}
 
 
 @torch.no_grad()
 def save_columns(images, digits, path, title):
-    """Save images (n, 1, 28, 28), a column for each of digits, which stand on top."""
+    """Save images (n, 1, 28, 28), a column for each of digits, which stand on top.
+
+    title: left out where there are too few columns for it.
+    """
     columns = len(digits)
-    rows = len(images) / columns
+    rows = len(images) // columns
     grid = make_grid(images, nrow=columns, normalize=True).cpu()
-    fig = Figure((5, 5 * rows / columns + 0.8), dpi=100, layout="constrained")
+    size = min(0.5, 40 / rows, 40 / columns)  # inches an image, 40 inches in all
+    fig = Figure((columns * size, rows * size + 0.6), dpi=100, layout="constrained")
     axes = fig.subplots()
     axes.imshow(grid.permute(1, 2, 0).numpy())
     axes.xaxis.tick_top()
@@ -141,6 +147,16 @@ def draw(generator, noise, labels, epoch, run):
     save_columns(generator(noise, labels), range(10), run.frame, title)
 
 
+# %% 超参数: the options
+# What --document brings back, with fd after five epochs if only this is brought back. By
+# default it is about 20 then, and 5 after twenty.
+DOCUMENT = {
+    "epochs": 10,  # right is 0.97 by then, 0.99 after twenty
+    "lr": 0.0002,  # fd over 200: lesson 3
+    "average": False,  # fd 71: lesson 6
+}  # all of them, after ten epochs: fd about 200
+
+
 def list_digits(text):
     """An argparse type: digits such as 7 or 2026, to [7] or [2, 0, 2, 6]."""
     if not (text.isascii() and text.isdigit()):
@@ -149,32 +165,30 @@ def list_digits(text):
 
 
 def parse(argv):
-    parser = common.make_parser("mnist_cgan", __doc__, epochs=20, batch_size=64)
+    parser = common.make_parser("mnist_cgan", __doc__, epochs=20, batch=64, of=60000)
     add = parser.add_argument
-    flag = argparse.BooleanOptionalAction
-    add("--lr", type=rate, default=0.0006, metavar="X", help="Adam's learning rate")
-    add("--beta1", type=share, default=0.5, metavar="X", help="Adam's momentum")
-    add("--noise-dim", type=size, default=100, metavar="N", help="numbers of noise")
-    add("--average", action=flag, default=True, help="draw with the average of G")
-    all_digits = list(range(10))
-    add("--digits", type=list_digits, default=all_digits, help="what to --generate")
-    add("--n", type=size, default=1, metavar="N", help="images of each digit")
-    return common.parse(parser, argv, DOCUMENT)
+    add("--lr", type=positive_float, default=0.0006, help="learning rate of both nets")
+    add("--beta1", type=fraction, default=0.5, help="how much old gradients count")
+    add("--noise-dim", type=positive_int, default=100, help="numbers of noise")
+    add("--average", action=yes_no, default=True, help="draw with the average of G")
+    add("--digits", type=list_digits, default=list(range(10)), help="to --generate")
+    add("--n", type=positive_int, default=3, help="images of each digit to --generate")
+    return common.parse(parser, argv, DOCUMENT, generate=["--digits", "--n"])
 
 
 @torch.no_grad()
 def generate(args):
     """--generate: draw args.digits, args.n times, by a saved generator."""
     generator = Generator(args.noise_dim, 10, 1, 28, 28).eval()
-    generator.load_state_dict(args.checkpoint["parts"]["average_G"])
+    generator.load_state_dict(common.load(args.generate)["parts"]["average_G"])
     labels = torch.tensor(args.digits).repeat(args.n)
     images = generator(torch.randn(len(labels), args.noise_dim), labels)
-    path = common.next_path(common.make_folder(args), "generated-{}.png")
-    save_columns(images, args.digits, path, f"seed {args.seed}")
-    print(path)
+    path = common.next_path(f"{common.make_folder(args)}/generated-{{}}.png")
+    save_columns(images, args.digits, path, "")
+    common.show(path)
 
 
-# %% 代码示例: 训练 cGAN, in the document's 训练顺序: D first (lesson 8)
+# %% 训练 cGAN: the training (训练顺序: D first. See lesson 8)
 def main(argv=None):
     args = parse(argv)
     torch.manual_seed(args.seed)
@@ -182,13 +196,12 @@ def main(argv=None):
         return generate(args)
 
     device = args.device
-    judge.load()  # it scores the end: is it there?
+    judge.load()  # needed at the end. If it is missing, better to know now
     noise_dim = args.noise_dim
     label_dim = 10
     img_channels = 1
     img_width = 28
     img_height = 28
-    # (The document leaves the models where they are made, on the CPU.)
     generator = Generator(noise_dim, label_dim, img_channels, img_width, img_height)
     discriminator = Discriminator(img_channels, img_width, img_height, label_dim)
     generator.to(device)
@@ -206,14 +219,18 @@ def main(argv=None):
     parts = {"G": generator, "D": discriminator, "average_G": average_G}
     parts |= {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     with common.Run(args, **parts) as run:
-        run.levels = {
-            "loss_D": {"balance: D undecided, 2 ln 2": 1.386},
-            "loss_G": {"balance: D undecided, ln 2": 0.693},
-            "fd": {"good": 7},
-        }
+        run.levels["loss_D"] = {"balance: D undecided, 2 ln 2": 1.386}
+        run.levels["loss_G"] = {"balance: D undecided, ln 2": 0.693}
+        run.levels["fd"] = {"good: below 7 (distance from real images)": 7}
+        run.levels["right"] = {"good: above 0.98 (share that shows its digit)": 0.98}
+        real = make_grid(train_images[:64], normalize=True)
+        common.save_grid(real, run.folder / "real.png", "real images")
         for epoch in range(run.epoch + 1, args.epochs + 1):
+            # An own DataLoader works here, too: for images, labels in train_loader.
             for images, labels in common.minibatches(args, train_images, train_labels):
                 run.step += 1
+                images = images.to(device)  # (64, 1, 28, 28)
+                labels = labels.to(device)  # (64,)
                 batch_size = len(images)
                 # What D should say. (labels is something else: the digits.)
                 real_labels = torch.ones(batch_size, 1, device=device)
@@ -254,12 +271,15 @@ def main(argv=None):
 
             draw(average_G, fixed_noise, fixed_labels, epoch, run)
             if epoch % 5 == 0:  # (the document has no score)
-                quality = score(average_G, noise_dim, device)
-                run.log(fd=quality["fd"], right=quality["right"])
+                scores = score(average_G, noise_dim, device)
+                run.log(fd=scores["fd"], right=scores["right"])
             run.end_epoch(epoch)  # it prints (document: every 100th step)
-        quality = score(average_G, noise_dim, device)
-    return run.finish(quality, ABOUT)
+        scores = score(average_G, noise_dim, device)
+    return run.finish(scores, ABOUT, "training.png", "real.png")
 
+
+# %% Slips in the document, which change nothing here
+# img_width and img_height are swapped: 28 x 28 hides it. The nets stay on the CPU.
 
 if __name__ == "__main__":
     common.use_one_thread()

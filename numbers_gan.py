@@ -1,25 +1,25 @@
 """A GAN that names numbers with a pattern: multiples of 5, odd numbers, ...
 
-Mirrors document 4, 3.5, and exercise 3.4. At first G names any numbers. After
-a thousand epochs, of one step each, only those of the pattern are left. To
-name all of them equally often takes thousands more: half a minute.
+A generator G turns random numbers into vectors of 100 entries, one for each
+number from 0 to 99; the largest names a number. A discriminator D tells them
+from the data. After a thousand epochs, of one step each, G names multiples of
+5 only; each of them equally often after thousands more: half a minute. (It
+follows document 4 of README.md, 3.5.)
 
     python numbers_gan.py                             # multiples of 5
-    python numbers_gan.py --multiple 3                # exercise 3.4
     python numbers_gan.py --multiple 2 --remainder 1  # odd numbers
     python numbers_gan.py --generate runs/numbers_gan/1/checkpoint.pt --n 20
-    python numbers_gan.py --document                 # the document's settings
+    python numbers_gan.py --document      # train with the document's settings
 
 Open new_data.png and training.gif: how often each number comes. The run ends
 with silent, the share of vectors that name no number (usual: 0.01). Of the
 others, fit is the share of right numbers, appear the share of the possible
 ones that come up (best: 1 and 1); rarest and commonest compare the extremes
-with a fair share. What next? --no-average: see lesson 6.
+with a fair share. What next? --no-average: lesson 6 of LESSONS.md.
 """
 
 # 文档 4：第三章：生成对抗网络：形状和数量生成
 
-import argparse
 import copy
 
 import torch
@@ -27,26 +27,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import common
-from common import rate, share, size  # types of options
-
-# What --document brings back, with rarest if only this is brought back. By default it is
-# about 0.5.
-DOCUMENT = {
-    "beta1": 0.9,  # rarest 0.3 to 0.4: lesson 2
-    "average": False,  # rarest 0.02 to 0.1: lesson 6
-    "watch": "remainder",  # rarest below 0.01: see distance, and lesson 7
-    "patience": 800,
-}  # all of them: rarest below 0.01
-ABOUT = {
-    "silent": "share of vectors that name no number; usual: 0.01",
-    "fit": "share of right numbers among the others; good: 1",
-    "appear": "share of the possible numbers that came up; good: 1",
-    "rarest": "frequency of the rarest of them, 1 is fair; good: above 0.4",
-    "commonest": "frequency of the commonest, 1 is fair; good: below 2",
-}
+from common import fraction, positive_float, positive_int, yes_no  # options
 
 
-# %% 3.5.1
+# %% 3.5.1 什么是独热变量？: one-hot vectors
 def onehot_encoder(position, depth):
     """Indices (n,), or one, to one-hot vectors (n, depth), or (depth,)."""
     return nn.functional.one_hot(torch.as_tensor(position), depth).float()
@@ -60,7 +44,9 @@ def onehot_to_int(onehot):
     return torch.argmax(onehot).item()  # of one vector (100,)
 
 
-# %% 3.5.2
+# %% 3.5.2 使用 GAN 生成具有模式的数字: the data and the nets
+# The document calls ten numbers a sequence (序列). They are a minibatch: D sees one number
+# at a time, never the ten together.
 def gen_sequence(multiple, remainder, n=10):
     """n random numbers (n,) from 0 to 99 that leave this remainder."""
     how_many = len(range(remainder, 100, multiple))  # 20, if they are multiples of 5
@@ -78,19 +64,19 @@ def data_to_num(data):
     return torch.where(data.amax(dim=-1) > 0, num, -1)
 
 
-def Discriminator():
+def make_D():
     """Vectors (n, 100) to the probability of being real (n, 1)."""
-    # D adds up its inputs, each times a weight. So it can tell how often each number
-    # comes on average, but not whether one vector names one number or none.
+    # D adds up its inputs, each times a weight: so in balance it compares only means. G's
+    # mean vector becomes that of the data; its single vectors are mixtures of numbers.
     return nn.Sequential(nn.Linear(100, 1), nn.Sigmoid())
 
 
-def Generator():
+def make_G():
     """Noise (n, 100) to vectors (n, 100), none of them negative."""
     return nn.Sequential(nn.Linear(100, 100), nn.ReLU())
 
 
-# %% 3.5.3
+# %% 3.5.3 训练 GAN 生成具有模式的数字: the update, and when to stop
 def train_D_G(true_data, D, G, loss_fn, optimD, optimG):
     """Update D on real vectors (n, 100), D on fakes, then G.
 
@@ -153,7 +139,6 @@ def distance(generated_data, multiple, remainder):
     nums = data_to_num(generated_data)
     remainders = (nums - remainder) % multiple  # (n,)
     remainders[nums < 0] = multiple  # no number: worse than all others
-    # (The document compares (10,) with zeros (10, 1): a warning, but the same mean.)
     return remainders.float().square().mean().item()
 
 
@@ -176,7 +161,16 @@ def variation(generated_data, multiple, remainder):
     return lacks.clamp(min=0).sum().item()
 
 
-# %% The score, a picture, the options
+# %% How good is it?
+ABOUT = {
+    "silent": "share of vectors that name no number; usual: 0.01",
+    "fit": "share of right numbers among the others; good: 1",
+    "appear": "share of the possible numbers that came up; good: 1",
+    "rarest": "frequency of the rarest of them, 1 is fair; good: above 0.4",
+    "commonest": "frequency of the commonest, 1 is fair; good: below 2",
+}
+
+
 def score(generated_data, multiple, remainder):
     """Judge vectors (n, 100), n in the thousands. See ABOUT."""
     said, shares = count(generated_data, multiple, remainder)
@@ -208,25 +202,32 @@ def draw(title, generated_data, path, multiple, remainder):
     fig.savefig(path)
 
 
+# %% The options
+# What --document brings back, with rarest if only this is brought back. By default it is
+# about 0.5.
+DOCUMENT = {
+    "beta1": 0.9,  # rarest 0.3 to 0.4: lesson 2
+    "average": False,  # rarest 0.02 to 0.1: lesson 6
+    "watch": "remainder",  # rarest below 0.01: see distance, and lesson 7
+    "patience": 800,
+}  # all of them: rarest below 0.01
+
+
 def parse(argv):
-    parser = common.make_parser("numbers_gan", __doc__, epochs=10_000, batch_size=10)
+    parser = common.make_parser("numbers_gan", __doc__, epochs=10_000, batch=10)
     add = parser.add_argument
-    flag = argparse.BooleanOptionalAction
-    multiple = common.number(int, 1, 99)
-    remainder = common.number(int, 0, 98)
-    add(
-        "--multiple", type=multiple, default=5, metavar="N", help="to learn"
-    )  # 练习 3.4
-    add("--remainder", type=remainder, default=0, metavar="N", help="plus this number")
-    add("--lr", type=rate, default=0.0005, metavar="X", help="Adam's learning rate")
-    add("--beta1", type=share, default=0.5, metavar="X", help="Adam's momentum")
-    add("--average", action=flag, default=True, help="draw with the average of G")
-    watch = ["variation", "remainder"]
-    add("--watch", choices=watch, default="variation", help="what stops the training")
-    patience = "looks without progress, then stop"
-    add("--patience", type=size, default=60, metavar="N", help=patience)
-    add("--n", type=size, default=10, metavar="N", help="numbers to --generate")
-    args = common.parse(parser, argv, DOCUMENT)
+    multiple = common.limited(int, 1, 99)
+    remainder = common.limited(int, 0, 98)
+    add("--multiple", type=multiple, default=5, help="learn its multiples")  # 练习 3.4
+    add("--remainder", type=remainder, default=0, help="plus this (2, 1: odd numbers)")
+    add("--lr", type=positive_float, default=0.0005, help="learning rate of both")
+    add("--beta1", type=fraction, default=0.5, help="how much old gradients count")
+    add("--average", action=yes_no, default=True, help="draw with the average of G")
+    watch = {"type": str, "choices": ["variation", "remainder"], "default": "variation"}
+    add("--watch", **watch, help="what stops the training")
+    add("--patience", type=positive_int, default=60, help="looks to wait for progress")
+    add("--n", type=positive_int, default=10, help="numbers to --generate")
+    args = common.parse(parser, argv, DOCUMENT, resume=["--patience"], generate=["--n"])
     if args.remainder >= args.multiple:
         parser.error(f"--remainder {args.remainder} must be below --multiple")
     return args
@@ -235,17 +236,17 @@ def parse(argv):
 @torch.no_grad()
 def generate(args):
     """--generate: print args.n numbers of a saved generator; draw their shares."""
-    G = Generator().eval()
-    G.load_state_dict(args.checkpoint["parts"]["average_G"])
+    G = make_G().eval()
+    G.load_state_dict(common.load(args.generate)["parts"]["average_G"])
     new_data = G(torch.randn((args.n, 100)))
-    path = common.next_path(common.make_folder(args), "generated-{}.png")
-    title = f"{args.n} vectors, seed {args.seed}"
+    path = common.next_path(f"{common.make_folder(args)}/generated-{{}}.png")
+    title = f"{args.n} numbers, seed {args.seed}"
     draw(title, new_data, path, args.multiple, args.remainder)
     print(f"numbers (-1: none): {data_to_num(new_data).tolist()}")
-    print(path)
+    common.show(path)
 
 
-# %% Listing 3.11
+# %% Listing 3.11: the training
 def main(argv=None):
     args = parse(argv)
     torch.manual_seed(args.seed)
@@ -255,11 +256,13 @@ def main(argv=None):
     device = args.device
     pattern = (args.multiple, args.remainder)
     onehot75 = int_to_onehot(75)
-    print(f"1 of 5, one-hot: {onehot_encoder(1, 5).tolist()}")  # see 3.5.1
-    print(f"onehot75 is {onehot_to_int(onehot75)}")  # (the document prints both ways)
-    print(f"a batch: {data_to_num(gen_batch(*pattern)).tolist()}")  # see 3.5.2
-    D = Discriminator().to(device)
-    G = Generator().to(device)
+    print(
+        f"The number 1 of 0 to 4, as a one-hot vector: {onehot_encoder(1, 5).tolist()}"
+    )
+    print(f"The number 75, as a one-hot vector and back: {onehot_to_int(onehot75)}")
+    print(f"Numbers of the data: {data_to_num(gen_batch(*pattern)).tolist()}")
+    D = make_D().to(device)
+    G = make_G().to(device)
     average_G = copy.deepcopy(G).eval()  # what is drawn, judged and saved
     # The loss and the optimizers of 3.5.2.
     loss_fn = nn.BCELoss()
@@ -273,17 +276,18 @@ def main(argv=None):
     with common.Run(args, **parts, optimD=optimD, optimG=optimG) as run:
         if args.max_steps:
             args.epochs = run.epoch + args.max_steps  # here, an epoch is a step
-        run.levels = {
-            "loss_D": {"balance: D undecided, 2 ln 2": 1.386},
-            "loss_G": {"balance: D undecided, ln 2": 0.693},
-        }
+        run.levels["loss_D"] = {"balance: D undecided, 2 ln 2": 1.386}
+        run.levels["loss_G"] = {"balance: D undecided, ln 2": 0.693}
+        run.levels["variation"] = {"best (share of vectors that ought to change)": 0}
         for i in range(run.epoch + 1, args.epochs + 1):
+            if stopper.steps >= args.patience:  # a resumed run that has stopped already
+                break
             run.step += 1
             true_data = gen_batch(*pattern, args.batch_size).to(device)
             generated_data, loss_D, loss_G = train_D_G(
                 true_data, D, G, loss_fn, optimD, optimG
             )
-            run.log(loss_D=loss_D, loss_G=loss_G)  # (document: gloss, dloss stay 0)
+            run.log(loss_D=loss_D, loss_G=loss_G)
             if not args.average:
                 average_G.load_state_dict(G.state_dict())
             elif run.step % 10 == 0:
@@ -297,26 +301,37 @@ def main(argv=None):
                 stop = stopper.stop(dis)
             if i in common.EARLY or i % 500 == 0 or i == args.epochs or stop:
                 numbers = data_to_num(generated_data).tolist()
-                print(f"epoch {i}, G says {numbers}")  # (document: every 50)
+                print(f"epoch {i}, G says {numbers}")  # (the document: every 50)
                 draw(f"epoch {i}", average_G(fixed_noise), run.frame, *pattern)
                 run.end_epoch(i)
             if stop:
-                print(f"Stopped: no better for {stopper.steps} looks; raise --patience")
+                print(f"Stopped: no progress for {stopper.steps} looks (--patience)")
                 break
 
-    # 3.5.4. TorchScript is deprecated, so torch.export.
-    print("Saving G")
+    # 3.5.4 保存和使用训练好的模型: save G, and use it without its code
+    # TorchScript is deprecated, so torch.export.
     path = run.folder / "generator.pt2"
     rows = ({0: torch.export.Dim("n")},)  # any number of them
     example = torch.randn((2, 100))
     net = average_G.cpu()
-    torch.export.save(torch.export.export(net, (example,), dynamic_shapes=rows), path)
-    new_G = torch.export.load(path).module()  # it is in eval mode already
+    program = torch.export.export(net, (example,), dynamic_shapes=rows)
+    with path.open(
+        "wb"
+    ) as file:  # (Windows: save(path) fails where a folder is named 图)
+        torch.export.save(program, file)
+    with path.open("rb") as file:
+        new_G = torch.export.load(file).module()  # it is in eval mode already
     new_data = new_G(torch.randn((10_000, 100)))  # from other noise
-    print(f"new data: {data_to_num(new_data[:10]).tolist()}")
+    print(f"New numbers of G: {data_to_num(new_data[:10]).tolist()}")
+    largest = new_data[0].topk(3).values  # of a one-hot vector 1, 0, 0: see make_D
+    print(f"The largest entries of G's first vector: {largest}")
     draw("new data", new_data, run.folder / "new_data.png", *pattern)
-    return run.finish(score(new_data, *pattern), ABOUT, "new_data.png")
+    return run.finish(score(new_data, *pattern), ABOUT, "new_data.png", "training.png")
 
+
+# %% Slips in the document, which change nothing here
+# Listing 3.11: distance compares (10,) with zeros (10, 1): a warning, but the same mean.
+# gloss and dloss stay 0.
 
 if __name__ == "__main__":
     common.use_one_thread()
