@@ -170,7 +170,7 @@ def save_walk(encoder, decoder, imgs, labels, path):
         last = find_typical(imgs, labels, digit + 1)
         codes = torch.lerp(encoder(first), encoder(last), steps)  # (8, latent_dim)
         rows += [first, decoder(codes), last]
-        names.append(f"real {digit}, between, real {digit + 1}")
+        names.append(f"real {digit} ... real {digit + 1}")
     save_rows(torch.cat(rows), names, path)
 
 

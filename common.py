@@ -273,12 +273,13 @@ class Run:
             means[name] = mean
             self.history.setdefault(name, {})[epoch] = mean
         self.logged = {}
-        self.seconds += time.perf_counter() - self.begun
-        self.begun = time.perf_counter()
+        seconds = time.perf_counter() - self.begun  # since the last call
+        left = (self.args.epochs - epoch) * seconds / max(epoch - self.epoch, 1)
+        self.seconds += seconds
+        self.begun += seconds
         self.epoch = epoch
         self.save()
         words = [f"{name} {mean:.4g}" for name, mean in means.items()]
-        left = (self.args.epochs - epoch) * self.seconds / epoch
         if left > 0 and epoch >= self.args.epochs / 20:  # earlier, a guess is poor
             words.append(f"{tqdm.format_interval(left)} left")
         print(f"epoch {epoch}/{self.args.epochs}: {', '.join(words)}", flush=True)
@@ -355,8 +356,7 @@ def save_grid(grid, path, title):
     """Save what make_grid makes (3, height, width), enlarged, with a title above."""
     pixels = (grid.permute(1, 2, 0) * 255).round().byte().cpu()
     picture = Image.fromarray(pixels.numpy())
-    factor = max(1, 700 // picture.width)
-    picture = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
+    picture = ImageOps.scale(picture, max(1, 700 // picture.width), Image.NEAREST)
     page = ImageOps.expand(picture, (0, 26, 0, 0), "white")
     ImageDraw.Draw(page).text((6, 3), title, "black", ImageFont.load_default(16))
     page.save(path)

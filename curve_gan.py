@@ -198,7 +198,8 @@ def worst(error, least, most, outside):
 
 
 # %% 3.4.1 GANs 的训练: the updates
-# The document's functions use globals. Here they are arguments.
+# The document's functions use globals. Here they are arguments. The four steps of 3.1: make
+# fakes, let D judge, compute the loss, adjust the weights.
 # Balance: D says 0.5 to all. Then each of the three losses is ln 2 = 0.69.
 def train_D_on_real(real_samples, real_labels, D, loss_fn, optimD):
     """Listing 3.6: update D on real points (batch, 2). Returns the loss."""
@@ -273,9 +274,7 @@ def parse(argv):
     add("--latent-dim", type=positive_int, default=2, help="random numbers for a point")
     watch = {"type": str, "choices": ["score", "error"], "default": "score"}
     add("--watch", **watch, help="what stops the training")
-    add(
-        "--patience", type=positive_int, default=300, help="epochs to wait for progress"
-    )
+    add("--patience", type=positive_int, default=300, help="epochs without progress")
     add("--n", type=positive_int, default=128, help="points to --generate")
     return common.parse(parser, argv, DOCUMENT, resume=["--patience"], generate=["--n"])
 
@@ -371,15 +370,14 @@ def main(argv=None):
         plot_data(train_data, curve, run.frame, f"kept: epoch {kept}", samples)
 
     # 3.4.2 保存和使用训练好的生成器: save G, and use it without its code
-    # TorchScript is deprecated, so torch.export.
+    # TorchScript is deprecated, so torch.export. (Windows: it cannot open a path that is
+    # not ASCII, but it takes an open file.)
     path = run.folder / "generator.pt2"
     net = best_G.cpu()
     rows = ({0: torch.export.Dim("n")},)  # any number of them
     example = torch.randn((2, latent_dim))
     program = torch.export.export(net, (example,), dynamic_shapes=rows)
-    with path.open(
-        "wb"
-    ) as file:  # (Windows: save(path) fails where a folder is named 图)
+    with path.open("wb") as file:
         torch.export.save(program, file)
     with path.open("rb") as file:
         new_G = torch.export.load(file).module()  # it is in eval mode already
@@ -387,15 +385,14 @@ def main(argv=None):
         new_data = new_G(torch.randn((4096, latent_dim)))
     path = run.folder / "new_data.png"
     plot_data(train_data, curve, path, "new data", new_data[:128])
-    return run.finish(
-        score(new_data, curve, train_data), ABOUT, "new_data.png", "training.png"
-    )
+    scores = score(new_data, curve, train_data)
+    return run.finish(scores, ABOUT, "new_data.png", "training.png")
 
 
 # %% Slips in the document, which change nothing here
-# 3.4.1 calls optimizer.step() 反向传播 (back-propagation): that is backward(). And
-# 增量梯度: it is the gradient of this minibatch. "Never updated again" ...
-# 3.4.2: the title of the last figure says Inverted-U; the curve is 1.08^x.
+# 3.4.1: optimizer.step() is called 反向传播 (back-propagation): that is backward(). By
+# 增量梯度 the gradient of this minibatch alone is meant.
+# 3.4.2: the title of its figure says Inverted-U; the curve is 1.08^x.
 
 if __name__ == "__main__":
     common.use_one_thread()

@@ -309,27 +309,28 @@ def main(argv=None):
                 break
 
     # 3.5.4 保存和使用训练好的模型: save G, and use it without its code
-    # TorchScript is deprecated, so torch.export.
+    # TorchScript is deprecated, so torch.export. (Windows: it cannot open a path that is
+    # not ASCII, but it takes an open file.)
     path = run.folder / "generator.pt2"
     rows = ({0: torch.export.Dim("n")},)  # any number of them
     example = torch.randn((2, 100))
     net = average_G.cpu()
     program = torch.export.export(net, (example,), dynamic_shapes=rows)
-    with path.open(
-        "wb"
-    ) as file:  # (Windows: save(path) fails where a folder is named 图)
+    with path.open("wb") as file:
         torch.export.save(program, file)
     with path.open("rb") as file:
         new_G = torch.export.load(file).module()  # it is in eval mode already
-    new_data = new_G(torch.randn((10_000, 100)))  # from other noise
+    new_data = new_G(torch.randn((10_000, 100))).detach()  # from other noise
     print(f"New numbers of G: {data_to_num(new_data[:10]).tolist()}")
-    largest = new_data[0].topk(3).values  # of a one-hot vector 1, 0, 0: see make_D
-    print(f"The largest entries of G's first vector: {largest}")
+    # No one-hot vector, whose largest entries are 1, 0, 0. See make_D.
+    print(f"The largest entries of its first vector: {new_data[0].topk(3).values}")
     draw("new data", new_data, run.folder / "new_data.png", *pattern)
-    return run.finish(score(new_data, *pattern), ABOUT, "new_data.png", "training.png")
+    scores = score(new_data, *pattern)
+    return run.finish(scores, ABOUT, "new_data.png", "training.png")
 
 
 # %% Slips in the document, which change nothing here
+# 3.5.2: D's first layer (第一层) and its last (最后一层) are one.
 # Listing 3.11: distance compares (10,) with zeros (10, 1): a warning, but the same mean.
 # gloss and dloss stay 0.
 
