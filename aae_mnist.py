@@ -1,22 +1,22 @@
 """An adversarial autoencoder: a digit becomes ten numbers, and is drawn again.
 
-An encoder turns images into ten numbers, their code; a decoder turns codes
-into images. A discriminator D judges codes, not images: they learn to look
-like random numbers, N(0, 1). So random codes, decoded, are new digits. It
-takes six minutes. (It follows document 5 of README.md, its program.)
+An encoder turns an image into ten numbers, its code; a decoder turns a code
+into an image. A discriminator D judges codes: "real" is noise, N(0, 1) (the
+bell curve), and "fake" the code of an image. Codes learn to look like noise.
+So noise, decoded, is a new digit. It takes six minutes. (The script follows
+document 5 of README.md, its program.)
 
     python aae_mnist.py                  # train
     python aae_mnist.py --max-steps 300  # a quick try
     python aae_mnist.py --resume runs/aae_mnist/1/checkpoint.pt --epochs 30
     python aae_mnist.py --generate runs/aae_mnist/1/checkpoint.pt --n 100
-    python aae_mnist.py --document       # train with the document's settings
+    python aae_mnist.py --document       # with the document's settings
 
-Open walk.png and reconstructions.png, then training.gif, digits from random
-codes. The run ends with error, of a pixel in [-1, 1] (good: below 0.08),
-code_distance, of the codes from N(0, 1) (good: below 0.3), and fd, how far
-reconstructions and new digits are from real ones (good: below 7 and 16). What
-next? --adversarial 0.001 leaves holes between the codes: lesson 10 of
-LESSONS.md.
+Open walk.png and reconstructions.png, then training.gif: new digits. The run
+ends with error, of a pixel in [-1, 1] (good: below 0.08), code_distance, of
+the codes from noise (good: below 0.3), fd, how far new digits are from real
+ones (good: below 16), and the same of reconstructions (good: below 7). What
+next? --adversarial 0.001: lesson 10 of LESSONS.md.
 """
 
 # 文档 5：看不懂我吃屎系列——GAN
@@ -35,8 +35,8 @@ import judge
 from common import fraction, positive_float, positive_int, yes_no  # options
 
 # %% 实现一个简单的GAN: the options
-# What --document brings back, with fd after five epochs if only this is brought back. By
-# default it is 24 then, and 14 after twenty.
+# The document's settings. Behind each: fd after five epochs with it alone. By default: 24,
+# and 14 after twenty.
 DOCUMENT = {
     "epochs": 200,  # ten times as long; not measured
     "adversarial": 0.001,  # fd about 50: lesson 10
@@ -49,9 +49,9 @@ def parse(argv):
     parser = common.make_parser("aae_mnist", __doc__, epochs=20, batch=64, of=60000)
     add = parser.add_argument
     add("--lr", type=positive_float, default=0.001, help="learning rate of all nets")
-    add("--b1", type=fraction, default=0.5, help="how much old gradients count (Adam)")
-    add("--b2", type=fraction, default=0.999, help="the same, of their squares")
-    add("--latent-dim", type=positive_int, default=10, help="numbers in a code")
+    add("--b1", type=fraction, default=0.5, help="how much old gradients count")
+    add("--b2", type=fraction, default=0.999, help="the same, of squared gradients")
+    add("--latent-dim", type=positive_int, default=10, help="length of a code")
     add("--img-size", type=positive_int, default=32, help="height and width of images")
     add("--sample-interval", type=positive_int, default=400, help="steps per picture")
     add("--adversarial", type=fraction, default=0.05, help="weight of D's verdict")
@@ -72,8 +72,8 @@ def load_images(img_size, device, train=True):
 # %% Encoder (编码部分), Decoder, Discriminator: the nets
 def reparameterization(mu, logvar):
     """Draw codes from N(mu, exp(logvar)), all (batch, latent_dim); gradients pass."""
-    std = torch.exp(logvar / 2)  # it falls below 0.01: nothing keeps it from 0
-    sampled_z = torch.randn_like(std)  # (a Variable was a tensor that has gradients)
+    std = torch.exp(logvar / 2)  # it becomes nearly 0: codes are hardly random
+    sampled_z = torch.randn_like(std)
     return sampled_z * std + mu
 
 
@@ -243,8 +243,8 @@ def generate(args):
 
 
 # %% Training
-# What makes a code random in a variational autoencoder is a term of its loss, the KL
-# divergence of each code from N(0, 1). Here D replaces it, for the cloud of all codes.
+# A variational autoencoder pulls each code towards N(0, 1) by a term of its loss (the KL
+# divergence). Here D does it, for all codes together. (G is encoder and decoder.)
 def main(argv=None):
     opt = parse(argv)
     torch.manual_seed(opt.seed)
@@ -253,7 +253,7 @@ def main(argv=None):
     adversarial_loss = nn.BCELoss()
     pixelwise_loss = nn.L1Loss()
     device = opt.device
-    judge.load()  # needed at the end. If it is missing, better to know now
+    judge.load()  # needed at the end: stop now if it is missing
     encoder = Encoder(opt.latent_dim, opt.img_size).to(device)
     decoder = Decoder(opt.latent_dim, opt.img_size).to(device)
     discriminator = Discriminator(opt.latent_dim).to(device)
@@ -276,7 +276,7 @@ def main(argv=None):
         run.levels["error"] = {"good: below 0.08 (of a pixel)": 0.08}
         run.levels["fd"] = {"good: below 16 (new digits from real ones)": 16}
         for epoch in range(run.epoch + 1, opt.epochs + 1):
-            # An own DataLoader works here, too: for imgs, _ in dataloader.
+            # Your own DataLoader works, too: for imgs, _ in dataloader.
             for imgs, _ in common.minibatches(opt, train_imgs, train_labels):
                 run.step += 1
                 real_imgs = imgs.to(device)  # (64, 1, 32, 32)
@@ -333,7 +333,7 @@ def main(argv=None):
     return run.finish(scores, ABOUT, "walk.png", "reconstructions.png", "training.png")
 
 
-# %% Slips in the document, which change nothing here
+# %% For readers of the document: its slips, which change nothing here
 # The title says GAN: it is an adversarial autoencoder. --n_cpu is used nowhere.
 # --channels is always 1. The help of --b2 says first order: it is the second. 解吗 is 解码,
 # 领一个 is 另一个. A Variable is a tensor, and Tensor(n, 1).fill_(1.0) is torch.ones(n, 1).

@@ -1,14 +1,15 @@
 """A GAN that draws a curve, one point (x, y) at a time.
 
 A generator G turns random numbers into points, a discriminator D tells them
-from points on the curve. G's cloud of points becomes an arc, and the arc finds
-the curve. It takes a minute. (It follows document 4 of README.md, 3.1 to 3.4.)
+from points on the curve. G's cloud of points becomes an arc, and the arc
+finds the curve. It takes a minute. (It follows document 4 of README.md, 3.1
+to 3.4.)
 
     python curve_gan.py               # y = 1.08^x
     python curve_gan.py --curve sine  # exercises 3.1 to 3.3 of the document
     python curve_gan.py --resume runs/curve_gan/1/checkpoint.pt --patience 600
     python curve_gan.py --generate runs/curve_gan/1/checkpoint.pt --n 500
-    python curve_gan.py --document    # train with the document's settings
+    python curve_gan.py --document    # with the document's settings
 
 Open new_data.png, then training.gif. On the way, points may leave the curve
 and come back: the best G is kept, and the last frame shows it. The run ends
@@ -243,8 +244,8 @@ def test_epoch(epoch, fake_samples, train_data, curve, run):
 
 
 # %% The options
-# What --document brings back, with error and least if only this is brought back. By
-# default they are 0.0005 at most, and 0.9. (All but lr_D: of 1.08^x.)
+# The document's settings. Behind each: error and least with it alone. By default: at most
+# 0.0006, and 0.9. (All but lr_D: of 1.08^x.)
 DOCUMENT = {
     "scale": False,  # 0.001, 0: lesson 4
     "dropout": 0.3,  # up to 0.001, 0.8: a matter of taste, but it takes twice the time
@@ -264,13 +265,13 @@ def parse(argv):
     add = parser.add_argument
     curves = {"type": str, "choices": list(CURVES), "default": "exponential"}
     add("--curve", **curves, help="what to draw")
-    add("--scale", action=yes_no, default=True, help="small numbers for the nets")
-    add("--dropout", type=fraction, default=0.0, help="D's units to leave out")
-    add("--negative-slope", type=fraction, default=0.2, help="of LeakyReLU; 0: ReLU")
+    add("--scale", action=yes_no, default=True, help="scale points to about -3 to 3")
+    add("--dropout", type=fraction, default=0.0, help="share of D's units left out")
+    add("--negative-slope", type=fraction, default=0.2, help="of LeakyReLU; 0 is ReLU")
     add("--lr-G", type=positive_float, default=0.008, help="G's learning rate")
     add("--lr-D", type=positive_float, default=0.001, help="D's learning rate")
     add("--beta1", type=fraction, default=0.0, help="how much old gradients count")
-    add("--weight-decay", type=fraction, default=0.1, help="pulls D's weights to 0")
+    add("--weight-decay", type=fraction, default=0.1, help="pull of D's weights to 0")
     add("--latent-dim", type=positive_int, default=2, help="random numbers for a point")
     watch = {"type": str, "choices": ["score", "error"], "default": "score"}
     add("--watch", **watch, help="what stops the training")
@@ -310,7 +311,7 @@ def main(argv=None):
     best_G = copy.deepcopy(G).eval()  # what is saved
     loss_fn = nn.BCELoss()
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
-    decay = {"weight_decay": args.weight_decay}  # 0 makes AdamW the document's Adam
+    decay = {"weight_decay": args.weight_decay}  # with 0, AdamW is Adam
     optimD = torch.optim.AdamW(D.parameters(), lr=args.lr_D, **adam, **decay)
     optimG = torch.optim.Adam(G.parameters(), lr=args.lr_G, **adam)
     stopper = EarlyStop(args.patience)
@@ -389,7 +390,7 @@ def main(argv=None):
     return run.finish(scores, ABOUT, "new_data.png", "training.png")
 
 
-# %% Slips in the document, which change nothing here
+# %% For readers of the document: its slips, which change nothing here
 # 3.4.1: optimizer.step() is called 反向传播 (back-propagation): that is backward(). By
 # 增量梯度 the gradient of this minibatch alone is meant.
 # 3.4.2: the title of its figure says Inverted-U; the curve is 1.08^x.

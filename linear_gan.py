@@ -1,19 +1,19 @@
 """A GAN that learns where points lie: the smallest example, in ten seconds.
 
 A generator G turns random numbers into points. A discriminator D tells them
-from the data, 1,000 points of a Gaussian. G learns to fool D. It is one linear
-layer. (It follows document 1 of README.md, sections 2 to 11.)
+from the data, 1,000 points of a Gaussian. G learns to fool D. G is one linear
+layer. (The script follows document 1 of README.md, sections 2 to 11.)
 
     python linear_gan.py             # train
     python linear_gan.py --resume runs/linear_gan/1/checkpoint.pt --epochs 50
     python linear_gan.py --generate runs/linear_gan/1/checkpoint.pt --n 500
-    python linear_gan.py --document  # train with the document's settings
+    python linear_gan.py --document  # with the document's settings
 
-Open training.gif: losses above, points below, on a ground that shows what D
-says to each place: blue is real, orange fake, white undecided. G begins as a
-dot. The dot becomes a line, turns and widens until it covers the data. The run
-ends with wasserstein_2, how far the mean and spread of G's points are from the
-data's: 0 is perfect, below 0.3 good, 3 untrained. What next? Go on to 50
+Open training.gif: losses above, points below. The background is what D says
+of each place: blue is real, orange fake, white undecided. G begins as a dot.
+The dot becomes a line, turns and widens until it covers the data. The run
+ends with wasserstein_2, how far the mean and spread of G's points are from
+the data's: 0 is perfect, below 0.3 good, 3 untrained. What next? Go on to 50
 epochs, as above: the losses stand still. Lesson 1 of LESSONS.md says why.
 """
 
@@ -31,7 +31,6 @@ from common import fraction, positive_float, positive_int  # types of options
 
 
 # %% 2 - Create the data
-# The document's minibatches are made in main. Its scatter is the film's lower half.
 def create_data():
     """1,000 points (1000, 2), Gaussian with mean b and covariance A^T A."""
     X = torch.normal(0.0, 1.0, (1000, 2))
@@ -69,20 +68,21 @@ def make_Disc():
 
 
 # %% 4 - Define the function for discriminator updates
-# In balance, D's logits are 0: probability 0.5. Both losses are ln 2 = 0.693 a point.
+# The document calls the same net Disc, Discriminator, nnet_D and net_D. In balance, D's
+# logits are 0: probability 0.5. Then both losses are ln 2 = 0.693 for each point.
 def update_D(X, Z, nnet_D, nnet_G, loss, trainer_D):
     """Update D on real points X and fakes of noise Z. Returns the loss, summed."""
     batch_size = X.shape[0]  # X and Z are (batch, 2)
-    ones = torch.ones((batch_size, 1), device=X.device)  # real_Y's shape: no reshape
+    ones = torch.ones((batch_size, 1), device=X.device)  # as real_Y
     zeros = torch.zeros((batch_size, 1), device=X.device)
     trainer_D.zero_grad()
     real_Y = nnet_D(X)  # (batch, 1)
     synth_X = nnet_G(Z)
     synth_Y = nnet_D(synth_X.detach())  # detach: G learns nothing here
-    loss_D = (loss(real_Y, ones) + loss(synth_Y, zeros)) / 2
+    loss_D = (loss(real_Y, ones) + loss(synth_Y, zeros)) / 2  # in balance, as loss_G
     loss_D.backward()
     trainer_D.step()
-    return loss_D.detach()  # the value alone: a sum of losses needs no graph
+    return loss_D.detach()  # the number alone: backward() is done
 
 
 # %% 5 - Perform generator updates
@@ -99,9 +99,9 @@ def update_G(Z, nnet_D, nnet_G, loss, trainer_G):
     return loss_G.detach()
 
 
-# %% 6 - Initialize the parameters
-# N(0, 0.02^2) is hardly "random enough", as the document asks: all parameters are
-# nearly 0, so G begins as a dot, and D says 0.5 to all points. It is enough here.
+# %% 6 - Initialize the parameters: weights, loss, optimizers
+# All weights begin near 0: G as a dot, and D says 0.5 to all points. (The document asks for
+# enough randomness. This is little, and enough here.)
 def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
     """Draw all parameters from N(0, 0.02^2). Returns all that training needs."""
     loss = nn.BCEWithLogitsLoss(reduction="sum")
@@ -110,7 +110,7 @@ def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
     for w in Generator.parameters():
         nn.init.normal_(w, 0, 0.02)
     adam = {"betas": (beta1, 0.999), "fused": True}  # fused: the same Adam, faster
-    decay = {"weight_decay": weight_decay}  # 0 makes AdamW the document's Adam
+    decay = {"weight_decay": weight_decay}  # with 0, AdamW is Adam
     trainer_D = torch.optim.AdamW(Discriminator.parameters(), lr=lr_D, **adam, **decay)
     trainer_G = torch.optim.Adam(Generator.parameters(), lr=lr_G, **adam)
     fig = Figure(figsize=(5, 8), dpi=80)
@@ -121,7 +121,7 @@ def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
     return loss, trainer_D, trainer_G, fig, axes, loss_D, loss_G
 
 
-# %% 7 - Compute the losses
+# %% 7 - Compute the losses: one epoch of training
 # The document adds up a list, metric, by sum and zip. Here each sum has its own line.
 def compute_losses(net_D, net_G, loss, trainer_D, trainer_G, latent_dim, data_iter):
     """Train on minibatches X (8, 2). Returns D's and G's losses, summed, and points."""
@@ -137,14 +137,14 @@ def compute_losses(net_D, net_G, loss, trainer_D, trainer_G, latent_dim, data_it
 
 # %% 8 - Display generated distributions
 # The document clears its axes and draws all again. To move the points is faster.
-# The ground is ours: it shows the other player, D.
+# The background is ours: it shows the other player, D.
 @torch.no_grad()
 def display_gen_dist(net_G, net_D, drawn, ground, latent_dim, device):
     """Show 100 points of G, and what D says to 80 x 80 places.
 
     The noise is always the same. (The document draws new noise each time.)
     """
-    source = torch.Generator().manual_seed(0)  # of random numbers, always the same
+    source = torch.Generator().manual_seed(0)  # of random numbers
     Z = torch.normal(0.0, 1.0, size=(100, latent_dim), generator=source)
     net_G.eval()  # for batch norm, if you add it
     drawn.set_offsets(net_G(Z.to(device)).cpu())
@@ -178,7 +178,7 @@ def prepare_axes(fig, axes, data, num_epochs):
     look = {"cmap": colours, "vmin": 0, "vmax": 1, "alpha": 0.6}
     place = {"extent": BOX, "origin": "lower", "aspect": "auto"}
     ground = axes[1].imshow(torch.full((80, 80), 0.5).numpy(), **look, **place)
-    says = "what D says to each place: 0 is fake, 1 is real"
+    says = "what D says of each place: 0 is fake, 1 is real"
     fig.colorbar(ground, ax=axes[1], location="bottom", ticks=[0, 0.5, 1], label=says)
     scatter(axes[1], data[:100], "o", "real")
     drawn = scatter(axes[1], torch.zeros(100, 2), "x", "generated")
@@ -203,7 +203,7 @@ def distance(points, data):
 @torch.no_grad()
 def score(net_G, data):
     """Compare 10,000 points of G, always of the same noise, with the data."""
-    source = torch.Generator().manual_seed(0)  # of random numbers, always the same
+    source = torch.Generator().manual_seed(0)  # of random numbers
     Z = torch.normal(0.0, 1.0, (10_000, 2), generator=source).to(data.device)
     net_G.eval()
     synth_X = net_G(Z)
@@ -214,12 +214,12 @@ def score(net_G, data):
 
 
 # %% The options
-# What --document brings back, with wasserstein_2 if only this is brought back: median of
-# thirty runs, and what nine of ten are below. By default they are 0.12 and 0.2.
+# The document's settings. Behind each: wasserstein_2 with it alone (median of thirty runs,
+# and what nine of ten are below). By default: 0.12, 0.2.
 DOCUMENT = {
     "beta1": 0.9,  # 0.18, 0.4: lesson 2
     "weight_decay": 0.0,  # 0.18, 0.3: lesson 1
-}  # both: 0.25, 0.5
+}  # with both: 0.25, 0.5
 
 
 def parse(argv):
@@ -228,7 +228,7 @@ def parse(argv):
     add("--lr-D", type=positive_float, default=0.05, help="D's learning rate")
     add("--lr-G", type=positive_float, default=0.005, help="G's learning rate")
     add("--beta1", type=fraction, default=0.5, help="how much old gradients count")
-    add("--weight-decay", type=fraction, default=0.005, help="pulls D's weights to 0")
+    add("--weight-decay", type=fraction, default=0.005, help="pull of D's weights to 0")
     add("--n", type=positive_int, default=100, help="points to --generate")
     return common.parse(parser, argv, DOCUMENT, generate=["--n"])
 
@@ -278,7 +278,7 @@ def main(argv=None):
             fig.savefig(run.frame)
         examples = 0
         for epoch in range(run.epoch + 1, args.epochs + 1):
-            # 125 minibatches. Section 2's DataLoader works here, too.
+            # 125 minibatches. (Your own DataLoader works, too: data_iter = list(...).)
             data_iter = list(common.minibatches(args, data))
             run.step += len(data_iter)
             metrics = compute_losses(
@@ -300,7 +300,7 @@ def main(argv=None):
     return run.finish(scores, ABOUT, "training.png")
 
 
-# %% Slips in the document, which change nothing here
+# %% For readers of the document: its slips, which change nothing here
 # Section 7: the sums are of one epoch, not of the whole training. Its arguments X and
 # batch_size are overwritten at once. Section 9 returns both lists, which have grown in
 # place already. Section 11: 识别出不 should be 识别不出. And it takes losses that meet for

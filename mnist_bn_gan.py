@@ -1,15 +1,15 @@
 """A GAN that draws handwritten digits, with batch norm in the generator.
 
-A generator G turns noise, random numbers, into images; a discriminator D tells
-them from the digits of MNIST. Batch norm gives each unit of G mean 0 and
-deviation 1 over a minibatch: lesson 11 of LESSONS.md shows what that is good
-for. It takes eight minutes. (It follows document 3 of README.md, its first
-example: both updates of a step share one noise.)
+A generator G turns noise, random numbers, into images; a discriminator D
+tells them from the digits of MNIST. Batch norm gives each unit of G mean 0
+and deviation 1 over a minibatch: lesson 11 of LESSONS.md shows what that is
+good for. It takes eight minutes. (The script follows document 3 of README.md,
+its first example: both updates of a step share one noise.)
 
     python mnist_bn_gan.py                  # train
     python mnist_bn_gan.py --max-steps 300  # a quick try
     python mnist_bn_gan.py --generate runs/mnist_bn_gan/1/checkpoint.pt --n 9
-    python mnist_bn_gan.py --document       # train with the document's settings
+    python mnist_bn_gan.py --document       # with the document's settings
 
 Open training.gif, then losses.png. The document takes steady losses for
 success. They are no sign of it (lesson 1). So the run ends with fd, how far
@@ -35,7 +35,7 @@ from common import fraction, positive_float, positive_int, yes_no  # options
 # %% 加载数据: the data (in the document behind the nets)
 def load_images(device):
     """MNIST's training images (60000, 1, 28, 28), in [-1, 1], and labels (60000,)."""
-    train_dataset = datasets.MNIST(common.DATA, train=True, download=True)
+    train_dataset = datasets.MNIST(common.DATA, train=True, download=True)  # from data/
     images = train_dataset.data.unsqueeze(1).to(device) / 255  # ToTensor's: [0, 1]
     labels = train_dataset.targets.to(device)
     return (images - 0.5) / 0.5, labels  # Normalize's: [-1, 1]
@@ -101,7 +101,7 @@ def score(generator, noise_dim, device):
 
     It compares with MNIST. For other data: judge.assess(images, your_test_images).
     """
-    source = torch.Generator().manual_seed(0)  # of random numbers, always the same
+    source = torch.Generator().manual_seed(0)  # of random numbers
     noise = torch.randn(10_000, noise_dim, generator=source).to(device)
     images = torch.cat([generator(part) for part in noise.split(1000)])
     fd, digits = judge.assess(images)
@@ -117,8 +117,8 @@ def draw(generator, noise, epoch, run):
 
 
 # %% 超参数: the options
-# What --document brings back, with fd after five epochs if only this is brought back. By
-# default it is 17 to 19 then, and 5 to 6 after twenty.
+# The document's settings. Behind each: fd after five epochs with it alone. By default: 17
+# to 20, and 5 to 6 after twenty.
 DOCUMENT = {
     "epochs": 100,  # five times as long; not measured
     "lr_G": 0.0002,  # fd 33: lesson 3
@@ -162,12 +162,12 @@ def main(argv=None):
         return generate(args)
 
     device = args.device
-    judge.load()  # needed at the end. If it is missing, better to know now
+    judge.load()  # needed at the end: stop now if it is missing
     noise_dim = args.noise_dim
     images, labels = load_images(device)
     generator = Generator(noise_dim, 28 * 28).to(device)
     discriminator = Discriminator(28 * 28).to(device)
-    average_G = copy.deepcopy(generator).eval()  # batch norm by its running means
+    average_G = copy.deepcopy(generator).eval()  # drawn, judged, saved (lesson 6)
     adversarial_loss = nn.BCELoss()
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
     optimizer_G = optim.Adam(generator.parameters(), lr=args.lr_G, **adam)
@@ -183,7 +183,7 @@ def main(argv=None):
         real = make_grid(images[:64], normalize=True)
         common.save_grid(real, run.folder / "real.png", "real images")
         for epoch in range(run.epoch + 1, args.epochs + 1):
-            # An own DataLoader works here, too: for imgs, _ in train_loader.
+            # Your own DataLoader works, too: for imgs, _ in train_loader.
             for imgs, _ in common.minibatches(args, images, labels):
                 run.step += 1
                 real_imgs = imgs.to(device)  # (64, 1, 28, 28)
@@ -232,7 +232,7 @@ def main(argv=None):
     return run.finish(scores, ABOUT, "training.png", "real.png")
 
 
-# %% Slips in the document, which change nothing here
+# %% For readers of the document: its slips, which change nothing here
 # 训练生成器: G is said to minimise D's output; it has to maximise it. device is never
 # defined, and the nets never moved to it. 稳定性: if G learned first, D would find it easy.
 # But fakes are easy at first whoever begins. 许可证: a line that a chat program has left.

@@ -1,20 +1,20 @@
 """A conditional GAN: it draws the handwritten digit that a label asks for.
 
 A generator G turns noise, random numbers, and a label into an image. A
-discriminator D is given image and label, and says whether both are a pair of
-MNIST's. It takes nine minutes. (It follows document 3 of README.md, its second
-example.)
+discriminator D is given image and label, and says whether the image is real
+and fits the label. It takes nine minutes. (The script follows document 3 of
+README.md, its second example.)
 
     python mnist_cgan.py             # train
     python mnist_cgan.py --epochs 1  # a quick try
     python mnist_cgan.py --resume runs/mnist_cgan/1/checkpoint.pt --epochs 30
     python mnist_cgan.py --generate runs/mnist_cgan/1/checkpoint.pt --digits 7
-    python mnist_cgan.py --document  # train with the document's settings
+    python mnist_cgan.py --document  # with the document's settings
 
 Open training.gif, where each column has to become its digit, then losses.png.
 The run ends with right, the share of 10,000 images that show the digit asked
-for (good: above 0.98), worst, the same of the worst digit, and fd, how far the
-images are from real ones (good: below 7). What next? Compare it with
+for (good: above 0.98), worst, the same of the worst digit, and fd, how far
+the images are from real ones (good: below 7). What next? Compare it with
 mnist_bn_gan.py: lesson 9 of LESSONS.md.
 """
 
@@ -37,7 +37,7 @@ from common import fraction, positive_float, positive_int, yes_no  # options
 # %% 加载数据: the data (in the document behind the nets)
 def load_images(device):
     """MNIST's training images (60000, 1, 28, 28), in [-1, 1], and labels (60000,)."""
-    train_dataset = datasets.MNIST(common.DATA, train=True, download=True)
+    train_dataset = datasets.MNIST(common.DATA, train=True, download=True)  # from data/
     images = train_dataset.data.unsqueeze(1).to(device) / 255  # ToTensor's: [0, 1]
     labels = train_dataset.targets.to(device)
     return (images - 0.5) / 0.5, labels  # Normalize's: [-1, 1]
@@ -109,9 +109,9 @@ def score(generator, noise_dim, device):
 
     It compares with MNIST. For other data: judge.assess(images, your_test_images).
     """
-    source = torch.Generator().manual_seed(0)  # of random numbers, always the same
+    source = torch.Generator().manual_seed(0)  # of random numbers
     noise = torch.randn(10_000, noise_dim, generator=source).to(device)
-    labels = torch.arange(10, device=device).repeat(100)  # of a thousand images
+    labels = torch.arange(10, device=device).repeat(100)  # of 1,000 images
     images = torch.cat([generator(part, labels) for part in noise.split(1000)])
     fd, seen = judge.assess(images)
     is_right = seen.view(1000, 10) == torch.arange(10)  # a column for each digit
@@ -128,7 +128,7 @@ def save_columns(images, digits, path, title):
     columns = len(digits)
     rows = len(images) // columns
     grid = make_grid(images, nrow=columns, normalize=True).cpu()
-    size = min(0.5, 40 / rows, 40 / columns)  # inches an image, 40 inches in all
+    size = min(0.5, 40 / rows, 40 / columns)  # inches per image, 40 at most in all
     fig = Figure((columns * size, rows * size + 0.6), dpi=100, layout="constrained")
     axes = fig.subplots()
     axes.imshow(grid.permute(1, 2, 0).numpy())
@@ -148,8 +148,8 @@ def draw(generator, noise, labels, epoch, run):
 
 
 # %% 超参数: the options
-# What --document brings back, with fd after five epochs if only this is brought back. By
-# default it is about 20 then, and 5 after twenty.
+# The document's settings. Behind each: fd after five epochs with it alone. By default:
+# about 20, and 5 after twenty.
 DOCUMENT = {
     "epochs": 10,  # right is 0.97 by then, 0.99 after twenty
     "lr": 0.0002,  # fd over 200: lesson 3
@@ -171,8 +171,8 @@ def parse(argv):
     add("--beta1", type=fraction, default=0.5, help="how much old gradients count")
     add("--noise-dim", type=positive_int, default=100, help="numbers of noise")
     add("--average", action=yes_no, default=True, help="draw with the average of G")
-    add("--digits", type=list_digits, default=list(range(10)), help="to --generate")
-    add("--n", type=positive_int, default=3, help="images of each digit to --generate")
+    add("--digits", type=list_digits, default=list(range(10)), help="what to generate")
+    add("--n", type=positive_int, default=3, help="how many of each digit")
     return common.parse(parser, argv, DOCUMENT, generate=["--digits", "--n"])
 
 
@@ -196,7 +196,7 @@ def main(argv=None):
         return generate(args)
 
     device = args.device
-    judge.load()  # needed at the end. If it is missing, better to know now
+    judge.load()  # needed at the end: stop now if it is missing
     noise_dim = args.noise_dim
     label_dim = 10
     img_channels = 1
@@ -206,7 +206,7 @@ def main(argv=None):
     discriminator = Discriminator(img_channels, img_width, img_height, label_dim)
     generator.to(device)
     discriminator.to(device)
-    average_G = copy.deepcopy(generator).eval()  # batch norm by its running means
+    average_G = copy.deepcopy(generator).eval()  # drawn, judged, saved (lesson 6)
     criterion = nn.BCELoss()
     adam = {"lr": args.lr, "betas": (args.beta1, 0.999), "fused": True}  # fused: faster
     optimizer_G = optim.Adam(generator.parameters(), **adam)
@@ -226,7 +226,7 @@ def main(argv=None):
         real = make_grid(train_images[:64], normalize=True)
         common.save_grid(real, run.folder / "real.png", "real images")
         for epoch in range(run.epoch + 1, args.epochs + 1):
-            # An own DataLoader works here, too: for images, labels in train_loader.
+            # Your own DataLoader works, too: for images, labels in train_loader.
             for images, labels in common.minibatches(args, train_images, train_labels):
                 run.step += 1
                 images = images.to(device)  # (64, 1, 28, 28)
@@ -278,7 +278,7 @@ def main(argv=None):
     return run.finish(scores, ABOUT, "training.png", "real.png")
 
 
-# %% Slips in the document, which change nothing here
+# %% For readers of the document: its slips, which change nothing here
 # img_width and img_height are swapped: 28 x 28 hides it. The nets stay on the CPU.
 
 if __name__ == "__main__":

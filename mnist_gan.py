@@ -1,21 +1,22 @@
 """A GAN that draws handwritten digits: random numbers in, digits out.
 
-A generator G turns noise, random numbers, into images. A discriminator D tells
-them from the handwritten digits of MNIST. G learns to fool D. In four minutes,
-grey blots become strokes, and the strokes digits. (It follows document 2 of
-README.md, sections 2 and 3: its to-dos done, its questions answered.)
+A generator G turns noise, random numbers, into images. A discriminator D
+tells them from the handwritten digits of MNIST. G learns to fool D. In four
+minutes, grey blots become strokes, and the strokes digits. (The script
+follows document 2 of README.md, 2 and 3: its to-dos done, its questions
+answered.)
 
     python mnist_gan.py                  # train
     python mnist_gan.py --max-steps 300  # a quick try
     python mnist_gan.py --resume runs/mnist_gan/1/checkpoint.pt --epochs 50
     python mnist_gan.py --generate runs/mnist_gan/1/checkpoint.pt --n 100
-    python mnist_gan.py --document       # train with the document's settings
+    python mnist_gan.py --document       # with the document's settings
     tensorboard --logdir runs            # then open localhost:6006
 
-Open training.gif, then losses.png: the losses hardly move while the digits get
-better. So the run ends with fd, how far 10,000 generated images are from real
-ones (good: below 9), and rarest, how often the rarest digit comes (1 is fair).
-What next? --beta1 0.9 shows how a GAN fails: lesson 2 of LESSONS.md.
+Open training.gif, then losses.png: the losses hardly move while the digits
+get better. So the run ends with fd, how far 10,000 generated images are from
+real ones (good: below 9), and rarest, how often the rarest digit comes (1 is
+fair). What next? --beta1 0.9 shows how a GAN fails: lesson 2 of LESSONS.md.
 """
 
 # 文档 2：实验任务一：生成对抗网络（GAN）
@@ -38,7 +39,7 @@ from common import fraction, positive_float, positive_int, yes_no  # options
 # %% 2. 加载 MNIST 数据集: the data
 def load_images(device, unit_range=False):
     """MNIST's training images (60000, 1, 28, 28), in [-1, 1] or [0, 1]; labels."""
-    train_dataset = datasets.MNIST(common.DATA, train=True, download=True)
+    train_dataset = datasets.MNIST(common.DATA, train=True, download=True)  # from data/
     images = train_dataset.data.unsqueeze(1).to(device) / 255  # ToTensor's: [0, 1]
     if not unit_range:
         images = images * 2 - 1  # G's tanh makes [-1, 1]
@@ -149,7 +150,7 @@ def score(G, input_dim, unit_range, device):
 
     It compares with MNIST. For other data: judge.assess(images, your_test_images).
     """
-    source = torch.Generator().manual_seed(0)  # of random numbers, always the same
+    source = torch.Generator().manual_seed(0)  # of random numbers
     noise = torch.randn(10_000, input_dim, generator=source).to(device)
     images = torch.cat([G(part) for part in noise.split(1000)])  # (10000, 784)
     if unit_range:
@@ -169,8 +170,8 @@ def draw(G, noise, epoch, run):
 
 
 # %% The options
-# What --document brings back, with fd after ten epochs if only this is brought back. By
-# default it is 17 then, and 8 after thirty.
+# The document's settings. Behind each: fd after ten epochs with it alone. By default: 17,
+# and 8 after thirty.
 DOCUMENT = {
     "unit_range": True,  # fd over 100: lesson 4
     "beta1": 0.9,  # fd over 1,000: lesson 2
@@ -187,7 +188,7 @@ def parse(argv):
     add("--lr-G", type=positive_float, default=0.0015, help="G's learning rate")
     add("--lr-D", type=positive_float, default=0.0008, help="D's learning rate")
     add("--beta1", type=fraction, default=0.0, help="how much old gradients count")
-    add("--weight-decay", type=fraction, default=0.5, help="pulls D's weights to 0")
+    add("--weight-decay", type=fraction, default=0.5, help="pull of D's weights to 0")
     add("--average", action=yes_no, default=True, help="draw with the average of G")
     add("--unit-range", action=yes_no, default=False, help="images in [0, 1]")
     add("--input-dim", type=positive_int, default=100, help="numbers of noise")
@@ -218,15 +219,15 @@ def main(argv=None):
     device = args.device
     input_dim = args.input_dim
     output_dim = 28 * 28
-    judge.load()  # needed at the end. If it is missing, better to know now
+    judge.load()  # needed at the end: stop now if it is missing
     # All images as one tensor, on the device: faster than a DataLoader, which makes a
     # tensor of each.
     images, labels = load_images(device, args.unit_range)
     G = Generator(input_dim, args.hidden_dim, output_dim).to(device)  # to-do 12
     D = Discriminator(output_dim, args.hidden_dim).to(device)  # to-do 13
-    average_G = copy.deepcopy(G).eval()  # what is drawn, judged and saved
+    average_G = copy.deepcopy(G).eval()  # drawn, judged, saved (lesson 6)
     adam = {"betas": (args.beta1, 0.999), "fused": True}  # fused: the same Adam, faster
-    decay = {"weight_decay": args.weight_decay}  # 0 makes AdamW the document's Adam
+    decay = {"weight_decay": args.weight_decay}  # with 0, AdamW is Adam
     optim_G = torch.optim.Adam(G.parameters(), args.lr_G, **adam)  # to-do 14
     optim_D = torch.optim.AdamW(D.parameters(), args.lr_D, **adam, **decay)  # to-do 15
     loss_func = nn.BCELoss()
@@ -249,7 +250,7 @@ def main(argv=None):
             writer.add_graph(nn.Sequential(OrderedDict(G=G, D=D)), fixed_noise)
 
         for epoch in range(run.epoch + 1, args.epochs + 1):  # args.epochs: num_epoch
-            # An own DataLoader works here, too: for real_images, _ in train_loader.
+            # Your own DataLoader works, too: for real_images, _ in train_loader.
             for real_images, _ in common.minibatches(args, images, labels):
                 run.step += 1
                 batch_size = len(real_images)  # the last: 96 (document: 128 fakes)

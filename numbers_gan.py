@@ -1,15 +1,15 @@
 """A GAN that names numbers with a pattern: multiples of 5, odd numbers, ...
 
 A generator G turns random numbers into vectors of 100 entries, one for each
-number from 0 to 99; the largest names a number. A discriminator D tells them
-from the data. After a thousand epochs, of one step each, G names multiples of
-5 only; each of them equally often after thousands more: half a minute. (It
-follows document 4 of README.md, 3.5.)
+number from 0 to 99. The largest entry names the number; if all are 0, none. A
+discriminator D tells them from the data. After a thousand epochs, of one step
+each, G names multiples of 5 only; each equally often after thousands more:
+half a minute. (The script follows document 4 of README.md, 3.5.)
 
     python numbers_gan.py                             # multiples of 5
     python numbers_gan.py --multiple 2 --remainder 1  # odd numbers
     python numbers_gan.py --generate runs/numbers_gan/1/checkpoint.pt --n 20
-    python numbers_gan.py --document      # train with the document's settings
+    python numbers_gan.py --document      # with the document's settings
 
 Open new_data.png and training.gif: how often each number comes. The run ends
 with silent, the share of vectors that name no number (usual: 0.01). Of the
@@ -203,8 +203,7 @@ def draw(title, generated_data, path, multiple, remainder):
 
 
 # %% The options
-# What --document brings back, with rarest if only this is brought back. By default it is
-# about 0.5.
+# The document's settings. Behind each: rarest with it alone. By default: about 0.5.
 DOCUMENT = {
     "beta1": 0.9,  # rarest 0.3 to 0.4: lesson 2
     "average": False,  # rarest 0.02 to 0.1: lesson 6
@@ -219,7 +218,7 @@ def parse(argv):
     multiple = common.limited(int, 1, 99)
     remainder = common.limited(int, 0, 98)
     add("--multiple", type=multiple, default=5, help="learn its multiples")  # 练习 3.4
-    add("--remainder", type=remainder, default=0, help="plus this (2, 1: odd numbers)")
+    add("--remainder", type=remainder, default=0, help="add this: 1, to odd numbers")
     add("--lr", type=positive_float, default=0.0005, help="learning rate of both")
     add("--beta1", type=fraction, default=0.5, help="how much old gradients count")
     add("--average", action=yes_no, default=True, help="draw with the average of G")
@@ -329,7 +328,7 @@ def main(argv=None):
     return run.finish(scores, ABOUT, "new_data.png", "training.png")
 
 
-# %% Slips in the document, which change nothing here
+# %% For readers of the document: its slips, which change nothing here
 # 3.5.2: D's first layer (第一层) and its last (最后一层) are one.
 # Listing 3.11: distance compares (10,) with zeros (10, 1): a warning, but the same mean.
 # gloss and dloss stay 0.
