@@ -79,7 +79,7 @@ def make_parser(name, description, epochs, batch, of=10**9):
     add("--batch-size", "examples per step", batch, type=limited(int, 1, of))
     add("--seed", "same seed, same random numbers", 0, type=limited(int, 0, 2**63 - 1))
     add("--device", "where to compute", devices[-1], type=str, choices=devices)
-    add("--max-steps", "a quick try: so many steps, one epoch", type=positive_int)
+    add("--max-steps", "a quick try: one epoch of so many steps", type=positive_int)
     add("--out", f"a new folder, instead of runs/{script}/1, 2, ...", type=Path)
     add("--resume", "go on with the run of this checkpoint.pt", type=Path)
     add("--generate", "draw with this checkpoint.pt, train nothing", type=Path)

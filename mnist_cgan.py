@@ -129,7 +129,8 @@ def save_columns(images, digits, path, title):
     rows = len(images) // columns
     grid = make_grid(images, nrow=columns, normalize=True).cpu()
     size = min(0.5, 40 / rows, 40 / columns)  # inches per image, 40 at most in all
-    fig = Figure((columns * size, rows * size + 0.6), dpi=100, layout="constrained")
+    top = 0.6 if title else 0.3
+    fig = Figure((columns * size, rows * size + top), dpi=100, layout="constrained")
     axes = fig.subplots()
     axes.imshow(grid.permute(1, 2, 0).numpy())
     axes.xaxis.tick_top()
