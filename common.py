@@ -260,8 +260,9 @@ class Run:
     def log(self, **values):
         """Note tensors or numbers. (To read a tensor's value here makes a GPU wait.)"""
         for name, value in values.items():
-            value = torch.as_tensor(value).detach().clone()
-            self.logged.setdefault(name, []).append(value.view(()))  # a batch: an error
+            # view: an error, here, if it is not one number
+            value = torch.as_tensor(value).detach().clone().view(())
+            self.logged.setdefault(name, []).append(value)
 
     def end_epoch(self, epoch):
         """Print and return the means of what was logged. Write checkpoint.pt."""
