@@ -1,6 +1,7 @@
 """Small utilities that the scripts share, none about GANs."""
 
 import argparse
+import contextlib
 import inspect
 import json
 import math
@@ -238,15 +239,16 @@ class Run:
 
     def __exit__(self, kind, error, traceback):
         """Draw the pictures, after Ctrl-C, too."""
-        if kind not in (None, KeyboardInterrupt):
-            return
-        if self.history:
-            plot_history(self.history, self.levels, self.folder / "losses.png")
-        make_film(self.folder)
         if kind is KeyboardInterrupt:
             print(
                 f"\nStopped after epoch {self.epoch}. Go on: {self.how_to('--resume')}"
             )
+        elif kind:
+            return
+        if self.history:
+            plot_history(self.history, self.levels, self.folder / "losses.png")
+        make_film(self.folder)
+        if kind:
             raise SystemExit(1) from None
 
     def how_to(self, option):
@@ -304,7 +306,6 @@ class Run:
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(checkpoint, part)
-        load(part)  # can it be read? Else an error now
         part.replace(self.checkpoint)  # whole or not at all
 
     def load(self):
@@ -387,28 +388,24 @@ def make_film(folder):
     frames = {}  # {step: picture}
     for path in sorted(folder.glob(f"samples/step_{8 * '[0-9]'}.png")):
         step = int(path.stem.removeprefix("step_"))
-        frames[step] = Image.open(path).convert("RGB")
+        with contextlib.suppress(OSError):  # Ctrl-C may have cut the last one
+            frames[step] = Image.open(path).convert("RGB")
     if not frames:
         return
     first, *others = frames.values()
     durations = [400] * len(others) + [3000]  # ms; the last one stays
     film = {"save_all": True, "duration": durations, "loop": 0}
     first.save(folder / "training.gif", append_images=others, **film)
-    four = choose_four(list(frames))
+    four = set()  # the steps nearest to 0, 8, 30 and 100 % of the last
+    for part in [0, 0.08, 0.3, 1]:
+        four.add(min(frames, key=lambda step: abs(step - part * max(frames))))
     width = first.width + 20
     height = first.height + 20
-    page = Image.new("RGB", (2 * width + 20, len(four[::2]) * height + 20), "white")
-    for i, step in enumerate(four):
+    rows = math.ceil(len(four) / 2)
+    page = Image.new("RGB", (2 * width + 20, rows * height + 20), "white")
+    for i, step in enumerate(sorted(four)):
         page.paste(frames[step], (20 + i % 2 * width, 20 + i // 2 * height))
     page.save(folder / "training.png")
-
-
-def choose_four(steps):
-    """The steps nearest to 0, 8, 30 and 100 % of the last."""
-    four = set()
-    for part in [0, 0.08, 0.3, 1]:
-        four.add(min(steps, key=lambda step: abs(step - part * steps[-1])))
-    return sorted(four)
 
 
 # %% The average of a net
