@@ -113,7 +113,7 @@ def init_params(Discriminator, Generator, lr_D, lr_G, beta1, weight_decay):
     decay = {"weight_decay": weight_decay}  # with 0, AdamW is Adam
     trainer_D = torch.optim.AdamW(Discriminator.parameters(), lr=lr_D, **adam, **decay)
     trainer_G = torch.optim.Adam(Generator.parameters(), lr=lr_G, **adam)
-    fig = Figure(figsize=(5, 8), dpi=80)
+    fig = Figure(figsize=(5, 8), dpi=80)  # (document: 5 x 9)
     fig.subplots_adjust(left=0.13, right=0.96, bottom=0.03, top=0.95, hspace=0.3)
     axes = fig.subplots(2, 1, height_ratios=[2, 3])  # losses above, points below
     loss_D = []

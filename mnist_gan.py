@@ -177,7 +177,7 @@ DOCUMENT = {
     "beta1": 0.9,  # fd over 1,000: lesson 2
     "lr_G": 0.0002,  # fd about 200: lesson 3
     "lr_D": 0.0002,  # fd 40 to 80. (Document 1: D needs the higher rate. Here G has it.)
-    "weight_decay": 0.0,  # fd 19, but over 20 after thirty: lesson 5
+    "weight_decay": 0.0,  # fd 18, but 20 to 24 after thirty: lesson 5
     "average": False,  # fd 40: lesson 6
 }  # all of them: fd about 600. With low rates, beta1 does less harm.
 
@@ -282,8 +282,8 @@ def main(argv=None):
     return run.finish(scores, ABOUT, "training.png", "real.png")
 
 
-# %% 1. 了解GAN的基本概念: slips in the document, which change nothing here
-# GAN的训练: both nets "have nothing to do with each other". So for their weights; but G
+# %% For readers of the document: its slips, which change nothing here
+# 1. 了解GAN的基本概念, GAN的训练: both nets "have nothing to do with each other". So for their weights; but G
 # learns only through D. D(z) in step 1 is G(z). 对抗模型 is 判别模型. 均值分布 is 均匀分布.
 # 损失函数: V(D, G) is what stands behind min max, which are no part of it. L_D is all of V,
 # not a part, and is to be maximised: as a loss it needs a minus.

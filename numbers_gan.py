@@ -225,7 +225,7 @@ def parse(argv):
     add("--average", action=yes_no, default=True, help="draw with the average of G")
     watch = {"type": str, "choices": ["variation", "remainder"], "default": "variation"}
     add("--watch", **watch, help="what stops the training")
-    add("--patience", type=positive_int, default=60, help="looks to wait for progress")
+    add("--patience", type=positive_int, default=60, help="looks without progress")
     add("--n", type=positive_int, default=10, help="numbers to --generate")
     args = common.parse(parser, argv, DOCUMENT, resume=["--patience"], generate=["--n"])
     if args.remainder >= args.multiple:
@@ -256,10 +256,8 @@ def main(argv=None):
     device = args.device
     pattern = (args.multiple, args.remainder)
     onehot75 = int_to_onehot(75)
-    print(
-        f"The number 1 of 0 to 4, as a one-hot vector: {onehot_encoder(1, 5).tolist()}"
-    )
-    print(f"The number 75, as a one-hot vector and back: {onehot_to_int(onehot75)}")
+    print(f"The number 1 of 0 to 4, one-hot: {onehot_encoder(1, 5).tolist()}")
+    print(f"The number 75, one-hot and back: {onehot_to_int(onehot75)}")
     print(f"Numbers of the data: {data_to_num(gen_batch(*pattern)).tolist()}")
     D = make_D().to(device)
     G = make_G().to(device)
