@@ -17,6 +17,7 @@ from test_smoke import HERE, SCRIPTS
 
 # Below, run/ holds a run of linear_gan.py.
 RESUME = "--resume run/checkpoint.pt"
+GENERATE = "--generate run/checkpoint.pt"
 
 # Script, options, a part of the message.
 BAD = [
@@ -24,9 +25,11 @@ BAD = [
     ("linear_gan", "--batch-size 1001", "1001 is not from 1 to 1000"),
     ("curve_gan", "--batch-size 2049", "2049 is not from 1 to 2048"),
     ("mnist_gan", "--batch-size 60001", "--batch-size"),
+    ("mnist_bn_gan", "--batch-size 60001", "--batch-size"),
     ("mnist_cgan", "--batch-size 60001", "--batch-size"),
     ("aae_mnist", "--batch-size 60001", "--batch-size"),
     ("linear_gan", "--lr-D nan", "--lr-D"),
+    ("linear_gan", "--device tpu", "--device: invalid choice"),
     ("curve_gan", "--curve circle", "--curve"),
     ("numbers_gan", "--remainder 5", "--remainder"),
     ("mnist_cgan", "--generate x.pt --digits ７", "must be digits"),
@@ -35,11 +38,7 @@ BAD = [
     ("linear_gan", "--epochs 3 --max-steps 2", "leave out --epochs"),
     ("linear_gan", f"{RESUME} --out new", "keeps its options: leave out --out"),
     ("linear_gan", f"{RESUME} --lr-D=1", "leave out --lr-D"),
-    (
-        "linear_gan",
-        "--generate run/checkpoint.pt --epochs 2",
-        "--epochs does not go with --generate",
-    ),
+    ("linear_gan", f"{GENERATE} --epochs 2", "--epochs does not go with --generate"),
     # Files:
     ("linear_gan", "--resume no.pt", "no.pt not found; train first"),
     ("linear_gan", "--resume net.pt", "net.pt is damaged, or no checkpoint.pt"),
