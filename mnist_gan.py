@@ -179,7 +179,7 @@ DOCUMENT = {
     "lr_D": 0.0002,  # fd 40 to 80. (Document 1: D needs the higher rate. Here G has it.)
     "weight_decay": 0.0,  # fd 18, but 20 to 24 after thirty: lesson 5
     "average": False,  # fd 40: lesson 6
-}  # all of them: fd about 600. With low rates, beta1 does less harm.
+}  # all of them: fd over 600. With low rates, beta1 does less harm.
 
 
 def parse(argv):
