@@ -1,4 +1,4 @@
-"""A GAN that learns where points lie: the smallest example, in ten seconds.
+"""A GAN that learns where points lie: the smallest example, in fifteen seconds.
 
 A generator G turns random numbers into points. A discriminator D tells them
 from the data, 1,000 points of a Gaussian. G learns to fool D. G is one linear
