@@ -23,11 +23,13 @@ DATA = Path(__file__).resolve().parent / "data"
 
 # %% Options
 class Help(
-    argparse.ArgumentDefaultsHelpFormatter,
-    argparse.MetavarTypeHelpFormatter,
-    argparse.RawDescriptionHelpFormatter,
+    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
 ):
     """Shows defaults and types, and the description as it is written."""
+
+    # argparse.MetavarTypeHelpFormatter has it, but fails if an option has no type.
+    def _get_default_metavar_for_optional(self, action):
+        return action.type.__name__ if action.type else "text"
 
 
 def limited(kind, low, high):
@@ -79,7 +81,7 @@ def make_parser(name, description, epochs, batch, of=10**9):
     add("--epochs", "how long to train", epochs, type=positive_int)
     add("--batch-size", "examples per step", batch, type=limited(int, 1, of))
     add("--seed", "same seed, same random numbers", 0, type=limited(int, 0, 2**63 - 1))
-    add("--device", "where to compute", devices[-1], type=str, choices=devices)
+    add("--device", "where to compute", devices[-1], choices=devices)
     add("--max-steps", "a quick try: one epoch of so many steps", type=positive_int)
     add("--out", f"a new folder, instead of runs/{script}/1, 2, ...", type=Path)
     add("--resume", "go on with the run of this checkpoint.pt", type=Path)

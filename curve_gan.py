@@ -263,7 +263,7 @@ DOCUMENT = {
 def parse(argv):
     parser = common.make_parser("curve_gan", __doc__, epochs=1000, batch=128, of=2048)
     add = parser.add_argument
-    curves = {"type": str, "choices": list(CURVES), "default": "exponential"}
+    curves = {"choices": list(CURVES), "default": "exponential"}
     add("--curve", **curves, help="what to draw")
     add("--scale", action=yes_no, default=True, help="scale points to about -3 to 3")
     add("--dropout", type=fraction, default=0.0, help="share of D's units left out")
@@ -273,7 +273,7 @@ def parse(argv):
     add("--beta1", type=fraction, default=0.0, help="how much old gradients count")
     add("--weight-decay", type=fraction, default=0.1, help="pull of D's weights to 0")
     add("--latent-dim", type=positive_int, default=2, help="random numbers for a point")
-    watch = {"type": str, "choices": ["score", "error"], "default": "score"}
+    watch = {"choices": ["score", "error"], "default": "score"}
     add("--watch", **watch, help="what stops the training")
     add("--patience", type=positive_int, default=300, help="epochs without progress")
     add("--n", type=positive_int, default=128, help="points to --generate")

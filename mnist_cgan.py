@@ -121,10 +121,7 @@ def score(generator, noise_dim, device):
 
 @torch.no_grad()
 def save_columns(images, digits, path, title):
-    """Save images (n, 1, 28, 28), a column for each of digits, which stand on top.
-
-    title: left out where there are too few columns for it.
-    """
+    """Save images (n, 1, 28, 28), a column for each of digits. title may be empty."""
     columns = len(digits)
     rows = len(images) // columns
     grid = make_grid(images, nrow=columns, normalize=True).cpu()

@@ -223,7 +223,7 @@ def parse(argv):
     add("--lr", type=positive_float, default=0.0005, help="learning rate of both")
     add("--beta1", type=fraction, default=0.5, help="how much old gradients count")
     add("--average", action=yes_no, default=True, help="draw with the average of G")
-    watch = {"type": str, "choices": ["variation", "remainder"], "default": "variation"}
+    watch = {"choices": ["variation", "remainder"], "default": "variation"}
     add("--watch", **watch, help="what stops the training")
     add("--patience", type=positive_int, default=60, help="looks without progress")
     add("--n", type=positive_int, default=10, help="numbers to --generate")

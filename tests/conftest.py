@@ -234,6 +234,7 @@ def parse():
         parser = common.make_parser("x", "A small script.", epochs=1, batch=3)
         parser.add_argument("--n-critic", type=int, default=1)
         parser.add_argument("--data", type=Path, default="images")
+        parser.add_argument("--note")
         return common.parse(parser, f"{options} --device cpu", {})
 
     return call

@@ -79,6 +79,7 @@ def test_own_options(parse, refuse):
     assert parse(resume).data == Path("my/images")
     line = refuse(parse, f"{resume} --n-critic 5")
     assert line.endswith("a resumed run keeps its options: leave out --n-critic")
+    assert refuse(parse, "--help") == 0  # --note has no type
 
 
 # %% Own loops
